@@ -1,0 +1,150 @@
+"""Training speed against the environments' own, measured in turns in one run."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.multiprocessing
+
+from arcadia.checkpoint import load_config
+from arcadia.config import EnvConfig
+from arcadia.envs import make_vector_env, spec_of
+from arcadia.metrics import read_metrics
+from arcadia.recipes import recipe
+from arcadia.runtimes.hogwild import num_cores
+from arcadia.types import UserError
+
+ROUNDS = 3  # of env-only play and training, in turns
+WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
+
+
+def bench(
+    env: str,
+    *,
+    recipe_name: str,
+    num_workers: int | None,
+    num_envs: int,
+    seconds: float,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure env-only and training speed, in env_steps per second.
+
+    Env-only: `num_workers` processes x `num_envs` environments x one thread each with the recipe's preprocessing,
+    NEXT_STEP resets (not counted) and random actions. Training: `arcadia train` as users run it, with metrics,
+    checkpoints and evaluator, from the rows of its metrics.jsonl after the start-up. The two alternate `ROUNDS` times.
+
+    Args:
+        seconds: of each kind in all.
+
+    Raises:
+        UserError: an argument is out of range or names nothing.
+    """
+    if seconds <= 0:
+        raise UserError(f"seconds must be > 0, got {seconds:g}")
+    for name, value in (("num_envs", num_envs), ("num_workers", num_workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be >= 1, got {value}")
+    settings = recipe(recipe_name).config
+    workers = num_workers or num_cores()
+    config = EnvConfig(**{**vars(settings.env), "env": env, "num_envs": num_envs})
+    spec_of(config)  # an unknown environment is an error before anything starts
+    env_only: list[float] = []
+    training: list[float] = []
+    frames: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for round_ in range(ROUNDS):
+            env_only.append(_env_only(config, workers, seconds / ROUNDS))
+            run = Path(folder) / str(round_)
+            steps_per_s, frames_per_s = _train(run, config, recipe_name, workers, seconds / ROUNDS)
+            training.append(steps_per_s)
+            frames.append(frames_per_s)
+            on_progress(
+                f"round {round_ + 1}/{ROUNDS}: env only {env_only[-1]:,.0f}, training {training[-1]:,.0f} env_steps/s"
+            )
+        trained = load_config(run)
+    return {
+        "env": env,
+        "recipe": recipe_name,
+        "num_workers": workers,
+        "num_envs": num_envs,
+        "dtype": trained.model.dtype,
+        "torso": trained.model.torso,
+        "core": trained.model.core,
+        "evaluator": f"on, at most {trained.runtime.eval_cpu_share:.0%} of the processor",
+        "seconds": seconds,
+        "env_only_steps_per_s": statistics.median(env_only),
+        "train_steps_per_s": statistics.median(training),
+        "train_frames_per_s": statistics.median(frames),
+        "ratio": statistics.median(train / play for train, play in zip(training, env_only, strict=True)),
+        "rounds": [
+            {"env_only_steps_per_s": play, "train_steps_per_s": train}
+            for train, play in zip(training, env_only, strict=True)
+        ],
+    }
+
+
+def _env_only(config: EnvConfig, num_workers: int, seconds: float) -> float:
+    context = torch.multiprocessing.get_context("spawn")
+    start = context.Barrier(num_workers)
+    pipes, processes = [], []
+    for worker in range(num_workers):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_play, args=(sender, start, config, worker, seconds), daemon=True)
+        process.start()
+        pipes.append(receiver)
+        processes.append(process)
+    rates = [float(pipe.recv()) for pipe in pipes]
+    for process in processes:
+        process.join()
+    return sum(rates)
+
+
+def _play(connection: Connection, start: Any, config: EnvConfig, worker: int, seconds: float) -> None:
+    """Step environments with random actions; send the rate of decisions per second."""
+    env = make_vector_env(config, num_envs=config.num_envs, seed=worker, num_threads=1)
+    env.reset()
+    rng = np.random.default_rng(worker)
+    actions = rng.integers(env.spec.num_actions, size=(1000, config.num_envs))
+    start.wait()
+    decisions = steps = 0
+    resetting = np.zeros(config.num_envs, np.bool_)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        step = env.step(actions[steps % len(actions)])
+        decisions += int((~resetting).sum())
+        resetting = step.reset_next
+        steps += 1
+    connection.send(decisions / (time.perf_counter() - started))
+
+
+def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, seconds: float) -> tuple[float, float]:
+    """Run `arcadia train`; return env_steps and frames per second after the warm-up."""
+    command = [sys.executable, "-m", "arcadia", "train", config.env, "--recipe", recipe_name]
+    options = {
+        "--num-workers": num_workers,
+        "--num-envs": config.num_envs,
+        "--run-dir": run,
+        "--total-minutes": (WARM_UP_SECONDS + seconds + 10) / 60,
+        "--total-steps": 10**12,
+    }
+    for flag, value in options.items():
+        command += [flag, str(value)]
+    result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    if result.returncode != 0:
+        raise UserError(f"training failed: {result.stderr.strip()}")
+    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    first = next((row for row in rows if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), rows[0])
+    last = rows[-2]  # the last row is written after the workers have stopped
+    elapsed = last["seconds"] - first["seconds"]
+    return (
+        (last["env_steps"] - first["env_steps"]) / elapsed,
+        (last["frames"] - first["frames"]) / elapsed,
+    )

@@ -1,0 +1,215 @@
+"""Checkpoints (safetensors with JSON inside) and run directories. Nothing is pickled."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import arcadia
+from arcadia.config import TrainConfig, config_from_dict
+from arcadia.parameters import ENV_STEPS, SharedState
+from arcadia.types import UserError
+
+CHECKPOINTS_KEPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that a run continues from, except games in flight."""
+
+    parameters: Tensor  # [P] float32
+    optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32
+    statistics: Tensor  # [W, K] float64
+    counters: Tensor  # [W, 4] int64
+    progress: dict[str, Any]  # JSON: elapsed seconds, recent scores, best evaluation, restarts
+
+    @property
+    def env_steps(self) -> int:
+        """Decisions of all workers."""
+        return int(self.counters[:, ENV_STEPS].sum())
+
+
+def take_checkpoint(state: SharedState, progress: dict[str, Any]) -> Checkpoint:
+    """Copy the shared state. With workers running it may mix concurrent updates, as Hogwild does."""
+    return Checkpoint(
+        parameters=state.parameters.clone(),
+        optimizer_state={name: tensor.clone() for name, tensor in state.optimizer_state.items()},
+        statistics=state.statistics.clone(),
+        counters=state.counters.clone(),
+        progress=progress,
+    )
+
+
+def restore(state: SharedState, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint into freshly created shared state, for the same or another number of workers.
+
+    Raises:
+        UserError: the checkpoint is of another model or optimizer.
+    """
+    if checkpoint.parameters.shape != state.parameters.shape:
+        raise UserError(
+            f"the checkpoint holds {len(checkpoint.parameters)} parameters, the model in config.json "
+            f"has {len(state.parameters)}: use the checkpoint's own config.json"
+        )
+    if (
+        checkpoint.optimizer_state.keys() != state.optimizer_state.keys()
+        or checkpoint.statistics.shape[1] != state.statistics.shape[1]
+    ):
+        raise UserError(
+            "the checkpoint is of another optimizer or normalisation than config.json: "
+            "use the checkpoint's own config.json"
+        )
+    state.parameters.copy_(checkpoint.parameters)
+    for name, tensor in state.optimizer_state.items():
+        saved = checkpoint.optimizer_state[name]
+        for row in range(len(tensor)):
+            tensor[row] = saved[row % len(saved)]
+    for target, source in (
+        (state.statistics, checkpoint.statistics),
+        (state.counters, checkpoint.counters),
+    ):
+        if len(target) == len(source):
+            target.copy_(source)
+        else:
+            target[0] = source.sum(0)  # only the sum over workers has a meaning
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that `path` is either absent, the old one or complete."""
+    tensors = {
+        "parameters": checkpoint.parameters,
+        "statistics": checkpoint.statistics,
+        "counters": checkpoint.counters,
+    } | {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer_state.items()}
+    metadata = {"progress": json.dumps(checkpoint.progress), "arcadia": arcadia.__version__}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: the file is missing, torn or not a checkpoint.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            progress = json.loads(file.metadata()["progress"])
+        checkpoint = Checkpoint(
+            parameters=tensors.pop("parameters"),
+            statistics=tensors.pop("statistics"),
+            counters=tensors.pop("counters"),
+            optimizer_state={name.removeprefix("optimizer."): tensor for name, tensor in tensors.items()},
+            progress=progress,
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {error}): delete it to use the one before"
+        ) from None
+    if checkpoint.parameters.dtype != torch.float32 or checkpoint.parameters.dim() != 1:
+        raise UserError(f"{path} holds no flat float32 parameters: delete it to use the one before")
+    return checkpoint
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file through a temporary name, synced to disk before it gets its own."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def save_periodic(run: Path, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint to a run, keeping the newest few."""
+    save_checkpoint(run / "checkpoints" / f"{checkpoint.env_steps:012d}.safetensors", checkpoint)
+    for old in _checkpoints(run)[:-CHECKPOINTS_KEPT]:
+        old.unlink()
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("[0-9]*.safetensors"))
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the path of a run's newest checkpoint, or None before the first."""
+    checkpoints = _checkpoints(run)
+    return checkpoints[-1] if checkpoints else None
+
+
+def best_checkpoint(run: Path) -> Path:
+    """Return the path where a run keeps the parameters of its best evaluation."""
+    return run / "best" / "checkpoint.safetensors"
+
+
+def create_run(run: Path, config: TrainConfig) -> None:
+    """Create a run directory and its config.json.
+
+    Raises:
+        UserError: it exists already or cannot be written.
+    """
+    if (run / "config.json").exists():
+        raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
+    description = {
+        "config": config.to_dict(),
+        "versions": {
+            "arcadia": arcadia.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+        },
+        "commit": _commit(),
+    }
+    try:
+        for folder in ("checkpoints", "best"):
+            (run / folder).mkdir(parents=True, exist_ok=True)
+        write_config(run, description)
+    except OSError as error:
+        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): give another --run-dir") from None
+
+
+def write_config(run: Path, description: dict[str, Any]) -> None:
+    """Write config.json."""
+    write_atomically(run / "config.json", (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_config(run: Path) -> TrainConfig:
+    """Read the configuration of a run.
+
+    Raises:
+        UserError: `run` is not a run directory, or its config.json is damaged.
+    """
+    path = run / "config.json"
+    try:
+        description = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{run} is not a run directory: it holds no config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    try:
+        return config_from_dict(description.get("config") if isinstance(description, dict) else None)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _commit() -> str | None:
+    """Return the git commit of the source tree, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

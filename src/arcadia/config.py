@@ -1,0 +1,244 @@
+"""Every setting of a training run, as frozen dataclasses: the command line, the recipes and config.json."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from arcadia.types import UserError
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    env: str = ""
+    """Environment id: pong, PongNoFrameskip-v4, ALE/Pong-v5, CartPole-v1, ..."""
+    num_envs: int = 8
+    """Environments per worker (B)."""
+    frame_stack: int = 4
+    """Newest frames stacked in one Atari observation."""
+    noop_max: int = 30
+    """Atari: a game starts with fewer than this many random no-op frames."""
+    fire_on_reset: bool = True
+    """Atari: press FIRE at a game's start, in games that have the button."""
+    terminal_on_life_loss: bool = True
+    """Atari: a lost life ends the return (never the game)."""
+    clip_rewards: bool = True
+    """Learn from the sign of the reward. Scores stay raw."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    torso: Literal["a3c", "nature", "mlp"] = "a3c"
+    """Convolutions of the A3C paper or of the Nature DQN paper, or a multi-layer perceptron."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the MLP torso's layers."""
+    core: Literal["none", "lstm", "gru"] = "none"
+    """Recurrent core between torso and heads."""
+    core_size: int = 256
+    """Width of the recurrent core."""
+    normalization: Literal["none", "scale", "per_element"] = "per_element"
+    """Model input: as it is, divided by 255, or (x - mean) / std per pixel or dimension."""
+    normalization_steps: int = 40_000
+    """env_steps after which the mean and std of per_element freeze."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the torso. auto: the faster one here, by a short measurement (always float32 where
+    runs are reproducible: runtime serial, or one worker)."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    gamma: float = 0.99
+    """Discount per env_step."""
+    advantage: Literal["n_step", "gae"] = "gae"
+    """Advantage estimator: n-step return minus value, or generalized advantage estimation."""
+    gae_lambda: float = 0.95
+    """Trace decay of gae."""
+    normalize_advantage: bool = False
+    """Shift and scale each rollout's advantages to mean 0, standard deviation 1."""
+    value_coefficient: float = 0.5
+    """Weight of the squared error of the value."""
+    entropy_coefficient: float = 0.01
+    """Weight of the policy's entropy (nats)."""
+    reduction: Literal["mean", "sum_over_steps"] = "mean"
+    """Loss: mean over valid rows, or sum over a rollout's steps and mean over environments."""
+    max_grad_norm: float = 0.5
+    """The gradient is scaled down to this global norm."""
+    num_epochs: int = 1
+    """Passes over each rollout."""
+    num_minibatches: int = 1
+    """Parts, by environment, that each pass is split into; each part is one update."""
+    clip_range: float | None = None
+    """Clip of the probability ratio (as in PPO); needed for more than one pass."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    optimizer: Literal["rmsprop", "adam", "amsgrad"] = "adam"
+    """rmsprop is the A3C paper's: epsilon inside the root, no momentum."""
+    lr: float = 5e-4
+    """Learning rate at the start."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """Learning rate over env_steps: constant, or linear to 0 at total_steps."""
+    epsilon: float = 1e-5
+    """Term that bounds the step where gradients vanish."""
+    beta1: float = 0.9
+    """Adam, AMSGrad: decay of the gradient's mean."""
+    beta2: float = 0.999
+    """Adam, AMSGrad: decay of the gradient's mean square."""
+    alpha: float = 0.99
+    """RMSProp: decay of the gradient's mean square."""
+    shared_statistics: bool = True
+    """All workers share the optimizer's statistics, or each keeps its own."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    runtime: Literal["hogwild", "serial"] = "hogwild"
+    """Workers in processes with lock-free updates, or one reproducible process."""
+    num_workers: int | None = None
+    """Workers. Default: hogwild one per core, serial one."""
+    num_steps: int = 20
+    """Decisions per environment in each rollout (T)."""
+    total_steps: int = 10_000_000
+    """Stop after this many env_steps (decisions of all workers)."""
+    total_minutes: float | None = None
+    """Stop after this many minutes."""
+    stop_score: float | None = None
+    """Stop when the mean return of the last 100 training episodes reaches this."""
+    seed: int = 1
+    """Seed of every random draw."""
+    run_dir: str | None = None
+    """Where the run is written. Default: runs/<env>-<recipe>-<seed>-<time>."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    eval_episodes: int = 5
+    """Episodes in each evaluation during training, greedy and sampled alike; 0 switches it off."""
+    eval_cpu_share: float = 0.05
+    """Share of the machine's processors that the evaluator may use (hogwild)."""
+    eval_updates: int = 2_000
+    """Updates between evaluations (serial)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    recipe: str = "atari"
+    """Recipe that the other settings start from: see `arcadia recipes`."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready nested dictionaries."""
+        return dataclasses.asdict(self)
+
+
+# field: (lowest allowed, whether the bound itself is allowed, highest allowed)
+_BOUNDS: dict[str, tuple[float, bool, float]] = {
+    "num_envs": (1, True, 4096),
+    "frame_stack": (1, True, 16),
+    "noop_max": (0, True, 1000),
+    "core_size": (1, True, 65_536),
+    "normalization_steps": (1, True, float("inf")),
+    "gamma": (0, True, 1),
+    "gae_lambda": (0, True, 1),
+    "value_coefficient": (0, True, float("inf")),
+    "entropy_coefficient": (0, True, float("inf")),
+    "max_grad_norm": (0, False, float("inf")),
+    "num_epochs": (1, True, 1000),
+    "num_minibatches": (1, True, 4096),
+    "clip_range": (0, False, 1),
+    "lr": (0, False, float("inf")),
+    "epsilon": (0, False, float("inf")),
+    "beta1": (0, True, 1),
+    "beta2": (0, True, 1),
+    "alpha": (0, True, 1),
+    "num_workers": (1, True, 4096),
+    "num_steps": (1, True, 100_000),
+    "total_steps": (1, True, float("inf")),
+    "total_minutes": (0, False, float("inf")),
+    "seed": (0, True, 2**63 - 1),
+    "checkpoint_seconds": (0, False, float("inf")),
+    "eval_episodes": (0, True, 1000),
+    "eval_cpu_share": (0, False, 1),
+    "eval_updates": (1, True, float("inf")),
+}
+
+
+def validate(config: TrainConfig) -> None:
+    """Check every value and the combinations that cannot work.
+
+    Raises:
+        UserError: names the field, its value and what would be accepted.
+    """
+    for section in (config.env, config.model, config.loss, config.optimizer, config.runtime):
+        for name, value in vars(section).items():
+            if name in _BOUNDS and value is not None:
+                _check_bounds(name, value)
+    loss, runtime = config.loss, config.runtime
+    for size in config.model.hidden_sizes:
+        if size < 1:
+            raise UserError(f"hidden_sizes must be >= 1 each, got {size}")
+    if runtime.stop_score is not None and runtime.stop_score != runtime.stop_score:
+        raise UserError("stop_score must be a number, got nan")
+    if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
+        raise UserError(
+            f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "
+            "give a clip_range, such as --clip-range 0.2"
+        )
+    if loss.num_minibatches > config.env.num_envs:
+        raise UserError(f"num_minibatches must be <= num_envs ({config.env.num_envs}), got {loss.num_minibatches}")
+
+
+def _check_bounds(name: str, value: float) -> None:
+    low, inclusive, high = _BOUNDS[name]
+    if not ((value >= low if inclusive else value > low) and value <= high):
+        bound = f"{'>=' if inclusive else '>'} {low:g}"
+        if high != float("inf"):
+            bound += f" and <= {high:g}"
+        raise UserError(f"{name} must be {bound}, got {value}")
+
+
+def config_from_dict(data: Any) -> TrainConfig:
+    """Rebuild a TrainConfig from `to_dict()`, checking names and types (for config.json).
+
+    Raises:
+        UserError: names an unknown, missing or mistyped field.
+    """
+    config = _from_dict(TrainConfig, data, "config")
+    assert isinstance(config, TrainConfig)
+    validate(config)
+    return config
+
+
+def _from_dict(cls: type, data: Any, where: str) -> object:
+    if not isinstance(data, dict):
+        raise UserError(f"{where} must be an object, got {type(data).__name__}")
+    hints = get_type_hints(cls)
+    for name in data:
+        if name not in hints:
+            raise UserError(f"{where} has an unknown field {name!r}")
+    values = {}
+    for name, hint in hints.items():
+        if name not in data:
+            raise UserError(f"{where} lacks the field {name!r}")
+        values[name] = _convert(hint, data[name], f"{where}.{name}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _from_dict(hint, value, where)
+    if get_origin(hint) is tuple:
+        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+            return tuple(value)
+    elif get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        raise UserError(f"{where} must be one of {', '.join(get_args(hint))}, got {value!r}")
+    else:
+        allowed = get_args(hint) or (hint,)
+        if type(value) in allowed or (float in allowed and type(value) is int):
+            return value
+    raise UserError(f"{where} has the wrong type: {value!r}")

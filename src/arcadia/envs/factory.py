@@ -1,0 +1,84 @@
+"""From an environment id to B environments."""
+
+import difflib
+
+import gymnasium
+
+from arcadia.config import EnvConfig
+from arcadia.envs.gym import GymVectorEnv
+from arcadia.envs.interface import EnvFactory, EnvSpec, VectorEnv
+from arcadia.envs.names import AtariName, parse_atari_name, simplify
+from arcadia.types import UserError
+
+_ATARI_MISSING = 'Atari needs ale-py: pip install "arcadia[atari]"'
+
+
+def find(name: str) -> AtariName | str:
+    """Return the Atari protocol or the gymnasium id that `name` stands for.
+
+    Raises:
+        UserError: nothing has that name (the message holds the closest ones), or an extra is missing.
+    """
+    if not name:
+        raise UserError("no environment given: name one, such as `arcadia train pong`")
+    atari_games: dict[str, str] = {}
+    try:
+        from arcadia.envs import atari
+
+        atari_games = atari.games()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("ale_py", "cv2"):
+            raise
+        if _looks_like_atari(name):
+            raise UserError(_ATARI_MISSING) from None
+    parsed = parse_atari_name(name, atari_games)
+    if parsed is not None:
+        return parsed
+    ids = {key for key in gymnasium.registry if not key.startswith(("ALE/", "phys2d", "tabular"))}
+    if name in ids:
+        return name
+    raise UserError(f"unknown environment {name!r}{_closest(name, ids, atari_games)}")
+
+
+def _looks_like_atari(name: str) -> bool:
+    return name not in gymnasium.registry and (name.islower() or "/" in name or "skip" in name)
+
+
+def _closest(name: str, ids: set[str], atari_games: dict[str, str]) -> str:
+    by_simple = {simplify(key): key for key in sorted(ids)} | atari_games
+    wanted = simplify(name.removeprefix("ALE/").split("-v")[0])
+    wanted = wanted.removesuffix("noframeskip").removesuffix("deterministic")
+    keys = difflib.get_close_matches(wanted, by_simple, n=3, cutoff=0.5)
+    if not keys:
+        return ": try pong, ALE/Pong-v5 or CartPole-v1"
+    return f"; closest: {', '.join(by_simple[key] for key in keys)}"
+
+
+def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    """Build B environments of `config.env`.
+
+    Args:
+        config: id and preprocessing.
+        num_envs: B.
+        seed: same seed and actions give the same observations, whatever `num_threads` is.
+        num_threads: emulator threads (native Atari only).
+
+    Raises:
+        UserError: unknown id, unsupported spaces, or a missing extra.
+    """
+    found = find(config.env)
+    if isinstance(found, AtariName):
+        from arcadia.envs.atari import make_atari
+
+        return make_atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
+    try:
+        return GymVectorEnv(lambda: gymnasium.make(found), num_envs=num_envs, seed=seed)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError(f"{found} needs a package that is not installed: {error}") from None
+
+
+def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpec:
+    """Return the shapes of `config.env`, from one environment that is built and closed."""
+    env = make_env(config, num_envs=1, seed=0, num_threads=1)
+    env.close()
+    return env.spec

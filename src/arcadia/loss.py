@@ -1,0 +1,80 @@
+"""The actor-critic loss."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from arcadia.config import LossConfig
+from arcadia.returns import gae, n_step_returns
+from arcadia.types import Loss, ModelOutput, Rollout
+
+
+class Targets(NamedTuple):
+    """What a rollout teaches; fixed over all passes."""
+
+    advantage: Tensor  # [T, B] float32
+    return_: Tensor  # [T, B] float32
+
+
+def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
+    """Compute advantages and returns from the values predicted while acting. No gradient."""
+    discount = config.gamma * (~rollout.terminated).float()  # [T, B]
+    trace = (~(rollout.terminated | rollout.truncated)).float()  # [T, B]
+    if config.advantage == "n_step":
+        return_ = n_step_returns(rollout.reward, rollout.value, discount, trace)
+        advantage = return_ - rollout.value[:-1]
+    else:
+        advantage = gae(rollout.reward, rollout.value, discount, trace, config.gae_lambda)
+        return_ = advantage + rollout.value[:-1]
+    if config.normalize_advantage:
+        valid = advantage[rollout.valid]
+        advantage = (advantage - valid.mean()) / (valid.std(correction=0) + 1e-8)
+    return Targets(advantage, return_)
+
+
+def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, config: LossConfig) -> Loss:
+    """Compute the A3C loss (Mnih et al. 2016, arXiv:1602.01783, section 4) over valid rows.
+
+    policy = -log pi(a|s) * advantage; with a clip_range, PPO's clipped surrogate instead (Schulman et al. 2017,
+    arXiv:1707.06347, eq. 7), whose gradient at ratio 1 is the same.
+    value = (return_ - V(s))^2;  total = policy + value_coefficient * value - entropy_coefficient * entropy.
+
+    Gradient flows through `output` alone. Each part is reduced as `config.reduction` says: "mean" over valid rows,
+    or "sum_over_steps": summed over T and averaged over B.
+
+    Args:
+        output: logits [T, B, A], value [T, B] of the first T rows.
+        rollout: T actions.
+        targets: advantage, return_ [T, B].
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    if output.value.shape != rollout.action.shape or output.logits.shape[:2] != rollout.action.shape:
+        raise ValueError(f"output covers rows {tuple(output.value.shape)}, rollout {tuple(rollout.action.shape)}")
+    log_probs = output.logits.log_softmax(-1)  # [T, B, A]
+    log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)  # [T, B]
+    entropy = -(log_probs.exp() * log_probs).sum(-1)  # [T, B]
+    advantage = targets.advantage
+    if config.clip_range is None:
+        policy = -log_prob * advantage
+        clipped = torch.zeros_like(rollout.valid)
+    else:
+        ratio = (log_prob - rollout.log_prob).exp()
+        bounded = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+        policy = -torch.minimum(ratio * advantage, bounded * advantage)
+        clipped = ratio != bounded
+
+    valid = rollout.valid.float()
+    scale = valid.sum().clamp(min=1) if config.reduction == "mean" else valid.shape[1]
+
+    def reduce(row: Tensor) -> Tensor:
+        return (row * valid).sum() / scale
+
+    policy_loss = reduce(policy)
+    value_loss = reduce((targets.return_ - output.value).square())
+    mean_entropy = reduce(entropy)
+    total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * mean_entropy
+    clip_fraction = (clipped * valid).sum() / valid.sum().clamp(min=1)
+    return Loss(total, policy_loss, value_loss, mean_entropy, clip_fraction)

@@ -1,0 +1,108 @@
+"""What a run reports while it goes on: metrics.jsonl, TensorBoard, and running figures."""
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arcadia.types import UpdateReport
+
+WINDOW = 100  # episodes in the running mean score
+
+
+class RunningFigures:
+    """Means over the updates since the last `flush`, and scores of the last 100 episodes."""
+
+    def __init__(self, recent_returns: Iterable[float] = ()) -> None:
+        self.returns: deque[float] = deque(recent_returns, maxlen=WINDOW)
+        self._reports: list[UpdateReport] = []
+
+    def add(self, report: UpdateReport) -> None:
+        """Add one update."""
+        self._reports.append(report)
+        self.returns.extend(episode.episode_return for episode in report.episodes)
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean score of the last episodes (at most 100); None before the first."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+    @property
+    def window_is_full(self) -> bool:
+        """True once 100 episodes have ended."""
+        return len(self.returns) == WINDOW
+
+    def flush(self) -> dict[str, float]:
+        """Return the figures since the last call, by metric name."""
+        reports, self._reports = self._reports, []
+        if not reports:
+            return {}
+        figures = {name: float(np.mean([report.metrics[name] for report in reports])) for name in reports[0].metrics}
+        staleness = [value for report in reports for value in report.staleness]
+        figures["staleness"] = float(np.mean(staleness))
+        figures["staleness_max"] = float(np.max(staleness))
+        episodes = [episode for report in reports for episode in report.episodes]
+        if episodes:
+            figures["episode_return"] = float(np.mean([e.episode_return for e in episodes]))
+            figures["episode_length"] = float(np.mean([e.length for e in episodes]))
+        return figures
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl and TensorBoard.
+
+    Every row has `kind` ("train" or "evaluation"), `env_steps`, `frames`, `updates`, `seconds` and its figures.
+    TensorBoard shows the figures against env_steps.
+
+    Args:
+        run: run directory.
+        resume_env_steps: cut everything after this point, where a resumed run continues.
+    """
+
+    def __init__(self, run: Path, resume_env_steps: int | None = None) -> None:
+        # Slow to import, and only training needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = run / "metrics.jsonl"
+        if resume_env_steps is not None and path.exists():
+            _cut(path, resume_env_steps)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
+        purge = None if resume_env_steps is None else resume_env_steps + 1
+        self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one row."""
+        self._file.write(json.dumps(row) + "\n")
+        prefix = row["kind"]
+        if prefix == "evaluation":
+            prefix = f"evaluation_{row['mode']}"
+        for name, value in row.items():
+            if isinstance(value, float) and name != "seconds":
+                self._tensorboard.add_scalar(f"{prefix}/{name}", value, row["env_steps"])
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read the rows of metrics.jsonl; a torn last line is left out."""
+    rows = []
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _cut(path: Path, env_steps: int) -> None:
+    """Drop the rows after `env_steps`, and a torn last line."""
+    rows = [row for row in read_metrics(path.parent) if row["env_steps"] <= env_steps]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    temporary.replace(path)

@@ -1,0 +1,85 @@
+"""A model's parameters and gradients as flat vectors."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class _Segment(NamedTuple):
+    """A run of parameters of one dtype."""
+
+    slice: slice  # in the flat vector [P]
+    parameters: Tensor  # [n] buffer that the parameters are views of
+    gradients: Tensor  # [n] buffer that their gradients are views of
+
+
+class FlatParameters:
+    """Re-point a model's parameters and gradients to flat buffers, in the order of `parameters()`.
+
+    One flat float32 vector [P] stands for the whole model: `load` copies it in, `read` and `gradient` copy out.
+    Where the model mixes dtypes, each run of equal dtype is one buffer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.size = sum(parameter.numel() for parameter in model.parameters())
+        self._segments: list[_Segment] = []
+        run: list[nn.Parameter] = []
+        for parameter in model.parameters():
+            if run and run[-1].dtype != parameter.dtype:
+                self._add_segment(run)
+                run = []
+            run.append(parameter)
+        self._add_segment(run)
+        self._flat_gradient = torch.zeros(self.size)
+
+    def _add_segment(self, run: list[nn.Parameter]) -> None:
+        start = self._segments[-1].slice.stop if self._segments else 0
+        size = sum(parameter.numel() for parameter in run)
+        buffer = torch.empty(size, dtype=run[0].dtype)
+        gradients = torch.zeros_like(buffer)
+        offset = 0
+        for parameter in run:
+            end = offset + parameter.numel()
+            buffer[offset:end] = parameter.detach().flatten()
+            parameter.data = buffer[offset:end].view(parameter.shape)
+            parameter.grad = gradients[offset:end].view(parameter.shape)
+            offset = end
+        self._segments.append(_Segment(slice(start, start + size), buffer, gradients))
+
+    def load(self, flat: Tensor) -> None:
+        """Copy `flat` [P] float32 into the model."""
+        for segment in self._segments:
+            segment.parameters.copy_(flat[segment.slice])
+
+    def read(self) -> Tensor:
+        """Return a float32 copy [P] of the parameters."""
+        return torch.cat([segment.parameters.float() for segment in self._segments])
+
+    def zero_gradient(self) -> None:
+        """Zero the gradient buffers. (`zero_grad` would set `.grad` to None and break the views.)"""
+        for segment in self._segments:
+            segment.gradients.zero_()
+
+    def gradient(self) -> Tensor:
+        """Return the gradient [P] float32, in a buffer that the next call overwrites."""
+        for segment in self._segments:
+            self._flat_gradient[segment.slice] = segment.gradients
+        return self._flat_gradient
+
+    def assert_views(self) -> None:
+        """Assert that parameters and gradients still live in the flat buffers."""
+        starts = {
+            segment.slice.start: (segment.parameters.data_ptr(), segment.gradients.data_ptr())
+            for segment in self._segments
+        }
+        offset = pointer = gradient_pointer = 0
+        for parameter in self._model.parameters():
+            pointer, gradient_pointer = starts.get(offset, (pointer, gradient_pointer))
+            assert parameter.grad is not None
+            assert parameter.data_ptr() == pointer, "a parameter left its flat buffer"
+            assert parameter.grad.data_ptr() == gradient_pointer, "a gradient left its flat buffer"
+            pointer += parameter.numel() * parameter.element_size()
+            gradient_pointer += parameter.numel() * parameter.element_size()
+            offset += parameter.numel()

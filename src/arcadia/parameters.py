@@ -1,0 +1,138 @@
+"""The shared parameters and everything that goes with them, in shared memory and without locks."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcadia.config import OptimizerConfig
+from arcadia.models import FlatParameters, ObservationNormalizer
+from arcadia.optimizers import build_optimizer, init_optimizer_state, learning_rate
+
+ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counters
+
+
+@dataclass(frozen=True, slots=True)
+class SharedState:
+    """Plain tensors in shared memory; passing it to a spawned process shares them."""
+
+    parameters: Tensor  # [P] float32
+    optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32; C = 1, or W for private statistics
+    statistics: Tensor  # [W, K] float64, each worker adds to its own row only
+    counters: Tensor  # [W, 4] int64, each worker adds to its own row only
+    stop: Tensor  # [1] bool, asks every process to end
+
+    def counter(self, column: int) -> int:
+        """Return the sum of one counter over all workers."""
+        return int(self.counters[:, column].sum())
+
+
+def create_shared_state(
+    config: OptimizerConfig, parameters: Tensor, *, num_workers: int, statistics_size: int
+) -> SharedState:
+    """Allocate the state of a new run in shared memory, optimizer statistics included.
+
+    Args:
+        parameters: [P] float32 initial parameters, copied.
+        num_workers: W.
+        statistics_size: K.
+    """
+    copies = 1 if config.shared_statistics else num_workers
+    optimizer_state = init_optimizer_state(config, len(parameters), copies)
+    return SharedState(
+        parameters=_share(parameters.clone()),
+        optimizer_state={name: _share(tensor) for name, tensor in optimizer_state.items()},
+        statistics=_share(torch.zeros(num_workers, statistics_size, dtype=torch.float64)),
+        counters=_share(torch.zeros(num_workers, 4, dtype=torch.int64)),
+        stop=_share(torch.zeros(1, dtype=torch.bool)),
+    )
+
+
+def _share(tensor: Tensor) -> Tensor:
+    shared: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return shared
+
+
+class Snapshot(NamedTuple):
+    """A private copy of what it takes to play, and when it was current."""
+
+    parameters: NDArray[np.float32]  # [P]
+    statistics: NDArray[np.float64]  # [K], summed over workers
+    env_steps: int
+    frames: int
+    updates: int
+
+
+def take_snapshot(state: SharedState) -> Snapshot:
+    """Copy parameters and statistics. (NumPy arrays travel through a pipe without shared memory.)"""
+    return Snapshot(
+        parameters=state.parameters.numpy().copy(),
+        statistics=state.statistics.sum(0).numpy(),
+        env_steps=state.counter(ENV_STEPS),
+        frames=state.counter(FRAMES),
+        updates=state.counter(UPDATES),
+    )
+
+
+class ParameterStore(Protocol):
+    """Where a worker gets parameters from and sends gradients to."""
+
+    def pull(self, parameters: FlatParameters) -> int:
+        """Copy the newest parameters into a local model; return the version, in updates."""
+
+    def pull_statistics(self, normalizer: ObservationNormalizer) -> None:
+        """Let a normaliser take a snapshot of the shared statistics."""
+
+    def push(self, gradient: Tensor) -> int:
+        """Apply a gradient [P]; return the version just before."""
+
+    def count(self, env_steps: int, frames: int, episodes: int, statistics: Tensor | None) -> None:
+        """Add a rollout that was learned from to the counters, and its statistics."""
+
+    def env_steps(self) -> int:
+        """Return the decisions of all workers."""
+
+
+class SharedMemoryStore:
+    """One worker's view of a SharedState. Implements ParameterStore.
+
+    Args:
+        worker: index of the worker, which is its row of counters and statistics.
+        total_steps: end of the learning-rate schedule, in env_steps.
+    """
+
+    def __init__(self, state: SharedState, config: OptimizerConfig, *, worker: int, total_steps: int) -> None:
+        self._state, self._config, self._total_steps = state, config, total_steps
+        self._worker = worker
+        self._parameters = state.parameters.detach()
+        copy = 0 if config.shared_statistics else worker
+        views = {name: tensor[copy] for name, tensor in state.optimizer_state.items()}
+        self._optimizer = build_optimizer(config, self._parameters, views)
+
+    def pull(self, parameters: FlatParameters) -> int:
+        version = self._state.counter(UPDATES)
+        parameters.load(self._parameters)
+        return version
+
+    def pull_statistics(self, normalizer: ObservationNormalizer) -> None:
+        if not normalizer.is_frozen:
+            normalizer.load(self._state.statistics.sum(0))
+
+    def push(self, gradient: Tensor) -> int:
+        version = self._state.counter(UPDATES)
+        self._optimizer.param_groups[0]["lr"] = learning_rate(self._config, self.env_steps(), self._total_steps)
+        self._parameters.grad = gradient
+        self._optimizer.step()
+        self._state.counters[self._worker, UPDATES] += 1
+        return version
+
+    def count(self, env_steps: int, frames: int, episodes: int, statistics: Tensor | None) -> None:
+        self._state.counters[self._worker] += torch.tensor([env_steps, frames, 0, episodes])
+        if statistics is not None:
+            self._state.statistics[self._worker] += statistics
+
+    def env_steps(self) -> int:
+        return self._state.counter(ENV_STEPS)

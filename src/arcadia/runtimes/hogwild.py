@@ -1,0 +1,215 @@
+"""Workers in spawned processes that update the shared parameters without a lock.
+
+Each process has one pipe to the main process and otherwise only plain shared tensors, so that one killed anywhere
+blocks nobody (a queue's lock would) and leaves nothing behind.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import torch
+import torch.multiprocessing
+
+from arcadia.config import TrainConfig
+from arcadia.envs import EnvFactory
+from arcadia.evaluate import Evaluation, PeriodicEvaluator
+from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
+from arcadia.runtimes.supervise import StopReason, Supervisor
+from arcadia.types import UpdateReport
+from arcadia.worker import Worker
+
+REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
+POLL_SECONDS = 0.25
+STOP_SECONDS = 3.0  # children that have not ended by then are killed
+EVALUATOR_NICENESS = 10
+
+
+class Failure(NamedTuple):
+    """Sent by a process before it dies of an exception."""
+
+    traceback: str
+
+
+Message = list[UpdateReport] | Evaluation | Failure
+
+
+class ProcessError(RuntimeError):
+    """A worker or the evaluator died. The message names it and holds its traceback or signal."""
+
+
+def num_cores() -> int:
+    """Return the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Child(NamedTuple):
+    process: BaseProcess
+    connection: Connection
+
+
+def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_env: EnvFactory) -> StopReason:
+    """Start workers and evaluator, and train until the supervisor says stop.
+
+    When this returns or raises, every child has ended.
+
+    Raises:
+        ProcessError: a child died.
+    """
+    children = []
+    try:
+        for worker in range(len(state.counters)):
+            arguments = (config, state, make_env, worker, supervisor.restarts)
+            children.append(_spawn(f"worker-{worker}", _work, state, arguments))
+        if config.runtime.eval_episodes:
+            children.append(_spawn("evaluator", _evaluate, state, (config, state, make_env)))
+        reason = None
+        while reason is None:
+            reason = supervisor.tick()
+            _receive(children, supervisor)
+        return reason
+    finally:
+        _stop(children, state, supervisor)
+
+
+def _spawn(name: str, run: Callable[..., None], state: SharedState, arguments: tuple[object, ...]) -> _Child:
+    context = torch.multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_run_child, args=(run, sender, state, os.getpid(), arguments), name=name, daemon=True
+    )
+    process.start()
+    sender.close()  # so that the pipe ends when the child does
+    return _Child(process, receiver)
+
+
+def _receive(children: list[_Child], supervisor: Supervisor) -> None:
+    """Take in what the children sent; wait at most POLL_SECONDS for it."""
+    ready = wait([child.connection for child in children], timeout=POLL_SECONDS)
+    for child in children:
+        if child.connection not in ready:
+            continue
+        try:
+            message: Message = child.connection.recv()
+        except EOFError:
+            child.process.join(STOP_SECONDS)
+            if child.process.exitcode == 0:  # a worker that saw total_steps reached
+                children.remove(child)
+                return
+            raise ProcessError(f"{child.process.name} {_death(child.process)}") from None
+        _handle(child, message, supervisor)
+
+
+def _handle(child: _Child, message: Message, supervisor: Supervisor) -> None:
+    if isinstance(message, Failure):
+        raise ProcessError(f"{child.process.name} failed:\n{message.traceback}")
+    if isinstance(message, Evaluation):
+        supervisor.record_evaluation(message)
+        return
+    for report in message:
+        supervisor.record(report)
+
+
+def _death(process: BaseProcess) -> str:
+    code = process.exitcode
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with code {code}"
+
+
+def _stop(children: list[_Child], state: SharedState, supervisor: Supervisor) -> None:
+    """End every child, taking in what is still in the pipes."""
+    state.stop[0] = True
+    deadline = time.monotonic() + STOP_SECONDS
+    open_children = list(children)
+    while open_children and time.monotonic() < deadline:
+        for child in list(open_children):
+            try:
+                while child.connection.poll(0.01):
+                    message = child.connection.recv()
+                    if not isinstance(message, Failure):
+                        _handle(child, message, supervisor)
+            except (EOFError, OSError):
+                open_children.remove(child)
+    for child in children:
+        child.process.join(max(0.0, deadline - time.monotonic()))
+        if child.process.is_alive():
+            child.process.kill()
+            child.process.join()
+        child.connection.close()
+
+
+def _run_child(
+    run: Callable[..., None],
+    connection: Connection,
+    state: SharedState,
+    parent: int,
+    arguments: tuple[object, ...],
+) -> None:
+    """Main function of every child: signals, threads, errors."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to decide
+    torch.set_num_threads(1)
+
+    def should_stop() -> bool:
+        return bool(state.stop[0]) or os.getppid() != parent
+
+    try:
+        run(connection, should_stop, *arguments)
+    except BrokenPipeError:
+        pass  # the parent is gone
+    except Exception:  # reported to the parent, which raises ProcessError
+        try:
+            connection.send(Failure(traceback.format_exc()))
+        except BrokenPipeError:
+            traceback.print_exc()
+        sys.exit(1)
+
+
+def _work(
+    connection: Connection,
+    should_stop: Callable[[], bool],
+    config: TrainConfig,
+    state: SharedState,
+    make_env: EnvFactory,
+    worker: int,
+    restart: int,
+) -> None:
+    total_steps = config.runtime.total_steps
+    store = SharedMemoryStore(state, config.optimizer, worker=worker, total_steps=total_steps)
+    agent = Worker(config, store, make_env, worker=worker, restart=restart)
+    reports: list[UpdateReport] = []
+    sent = time.monotonic()
+    while not should_stop() and store.env_steps() < total_steps:
+        reports.append(agent.update())
+        if time.monotonic() - sent >= REPORT_SECONDS:
+            connection.send(reports)
+            reports, sent = [], time.monotonic()
+    connection.send(reports)
+
+
+def _evaluate(
+    connection: Connection,
+    should_stop: Callable[[], bool],
+    config: TrainConfig,
+    state: SharedState,
+    make_env: EnvFactory,
+) -> None:
+    os.nice(EVALUATOR_NICENESS)
+    evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state))
+    evaluator.start()
+    budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
+    started, used_before = time.monotonic(), time.process_time()
+    while not should_stop():
+        for evaluation in evaluator.step():
+            connection.send(evaluation)
+        ahead = (time.process_time() - used_before) / budget - (time.monotonic() - started)
+        if ahead > 0:
+            time.sleep(min(ahead, POLL_SECONDS))

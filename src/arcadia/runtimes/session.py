@@ -1,0 +1,147 @@
+"""A training session: a new run, or a resumed one, from configuration to final checkpoint."""
+
+import dataclasses
+import json
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from arcadia.checkpoint import (
+    Checkpoint,
+    create_run,
+    load_checkpoint,
+    load_config,
+    newest_checkpoint,
+    restore,
+    write_config,
+)
+from arcadia.config import TrainConfig, validate
+from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.models.measure import fastest_dtype
+from arcadia.parameters import SharedState, create_shared_state
+from arcadia.runtimes.hogwild import num_cores, run_hogwild
+from arcadia.runtimes.serial import run_serial
+from arcadia.runtimes.supervise import StopReason, StopSignals, Supervisor, TrainResult
+from arcadia.terminal import Display
+
+
+def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env, quiet: bool = False) -> TrainResult:
+    """Train a new agent and write its run directory.
+
+    Args:
+        config: settings; those left to the machine (workers, dtype, run directory) are filled in.
+        make_env: builds environments; importable by name, because workers are spawned.
+
+    Raises:
+        UserError: a setting is unusable, or the run directory is.
+        ProcessError: a worker or the evaluator died; a checkpoint has been written.
+    """
+    validate(config)
+    spec = spec_of(config.env, make_env)
+    config = resolve(config, spec)
+    build_model(config.model, spec, seed=0)  # a model that cannot be built leaves no directory
+    run = Path(config.runtime.run_dir or "")
+    create_run(run, config)
+    return _session(config, spec, run, make_env, None)
+
+
+def resume(
+    run: Path,
+    *,
+    total_steps: int | None = None,
+    total_minutes: float | None = None,
+    stop_score: float | None = None,
+    num_workers: int | None = None,
+    make_env: EnvFactory = make_vector_env,
+) -> TrainResult:
+    """Continue a run from its newest checkpoint, or from the start if it has none.
+
+    Parameters, optimizer, statistics, counters and schedules continue exactly; environments restart with new seeds.
+    The arguments that are given replace the run's settings.
+
+    Raises:
+        UserError: the directory, its configuration or its checkpoint is unusable.
+        ProcessError: as in `train`.
+    """
+    config = load_config(run)
+    changes = {
+        "total_steps": total_steps,
+        "total_minutes": total_minutes,
+        "stop_score": stop_score,
+        "num_workers": num_workers,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    runtime = dataclasses.replace(config.runtime, **given, run_dir=str(run))  # type: ignore[arg-type]
+    config = dataclasses.replace(config, runtime=runtime)
+    validate(config)
+    path = newest_checkpoint(run)
+    checkpoint = load_checkpoint(path) if path is not None else None
+    spec = spec_of(config.env, make_env)
+    if given:
+        description = json.loads((run / "config.json").read_text())
+        write_config(run, description | {"config": config.to_dict()})
+    return _session(config, spec, run, make_env, checkpoint)
+
+
+def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
+    """Fill in what depends on the machine: workers, dtype and run directory."""
+    runtime, cores = config.runtime, num_cores()
+    num_workers = runtime.num_workers or (cores if runtime.runtime == "hogwild" else 1)
+    if runtime.runtime == "hogwild" and num_workers > cores:
+        warnings.warn(
+            f"{num_workers} workers share {cores} cores; one worker per core with more --num-envs is faster",
+            stacklevel=2,
+        )
+    dtype = config.model.dtype
+    if dtype == "auto":
+        is_reproducible = runtime.runtime == "serial" or num_workers == 1
+        dtype = "float32" if is_reproducible else fastest_dtype(config, spec)
+    name = config.env.env.replace("/", "-")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    run_dir = runtime.run_dir or f"runs/{name}-{config.recipe}-{runtime.seed}-{stamp}"
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dtype=dtype),
+        runtime=dataclasses.replace(runtime, num_workers=num_workers, run_dir=run_dir),
+    )
+
+
+def _session(
+    config: TrainConfig,
+    spec: EnvSpec,
+    run: Path,
+    make_env: EnvFactory,
+    checkpoint: Checkpoint | None,
+) -> TrainResult:
+    torch.set_num_threads(1)
+    state = _create_state(config, spec)
+    if checkpoint is not None:
+        restore(state, checkpoint)
+    runtime = config.runtime
+    title = (
+        f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "
+        f"{runtime.runtime} worker(s) x {config.env.num_envs} envs, {config.model.dtype}, in {run}"
+    )
+    run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
+    with StopSignals() as signals, Display(title) as display:
+        supervisor = Supervisor(config, state, run, display, signals, checkpoint)
+        reason: StopReason = "failure"
+        try:
+            reason = run_workers(config, state, supervisor, make_env)
+        finally:
+            result = supervisor.finish(reason)
+    return result
+
+
+def _create_state(config: TrainConfig, spec: EnvSpec) -> SharedState:
+    model = build_model(config.model, spec, seed=config.runtime.seed)
+    assert config.runtime.num_workers is not None
+    return create_shared_state(
+        config.optimizer,
+        FlatParameters(model).read(),
+        num_workers=config.runtime.num_workers,
+        statistics_size=ObservationNormalizer(config.model, spec, torch.float32).size,
+    )

@@ -1,0 +1,258 @@
+"""What the main process does while workers work: count, log, checkpoint, decide when to stop."""
+
+import signal
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+
+from arcadia.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    save_checkpoint,
+    save_periodic,
+    take_checkpoint,
+)
+from arcadia.config import TrainConfig
+from arcadia.evaluate import Evaluation, summarize
+from arcadia.metrics import MetricsWriter, RunningFigures
+from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
+from arcadia.terminal import Display, Progress
+from arcadia.types import UpdateReport
+
+DISPLAY_SECONDS = 0.5
+METRICS_SECONDS = 2.0
+RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
+
+StopReason = Literal["total_steps", "total_minutes", "stop_score", "signal", "failure"]
+
+
+class TrainResult(NamedTuple):
+    """How a run ended."""
+
+    run: Path
+    reason: StopReason
+    signal_number: int | None
+    env_steps: int
+    seconds: float  # of training, earlier sessions of a resumed run included
+    mean_return: float | None  # of the last 100 episodes
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a flag; a second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise SystemExit(128 + number)
+        self.number = number
+
+
+class Supervisor:
+    """Bookkeeping of one training session.
+
+    Args:
+        state: shared with the workers; only read here.
+        run: run directory.
+        resumed: the checkpoint that `state` was restored from, if any.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: SharedState,
+        run: Path,
+        display: Display,
+        signals: StopSignals,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        self._config, self._state, self._run = config, state, run
+        self._display, self._signals = display, signals
+        progress = resumed.progress if resumed else {}
+        self._restarts: int = progress.get("restarts", 0) + bool(resumed)
+        self._best: float | None = progress.get("best_evaluation")
+        self._figures = RunningFigures(progress.get("recent_returns", ()))
+        self._seconds_before: float = progress.get("seconds", 0.0)
+        self._metrics = MetricsWriter(run, resumed.env_steps if resumed else None)
+        self._started = self._last_display = self._last_metrics = time.monotonic()
+        self._last_checkpoint = self._started
+        self._session_start_steps = state.counter(ENV_STEPS)
+        self._rates: deque[tuple[float, int]] = deque([(self._started, self._session_start_steps)])
+        self._latest_figures: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Training time, earlier sessions included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def record(self, report: UpdateReport) -> None:
+        """Take in one update of a worker."""
+        self._figures.add(report)
+
+    def record_evaluation(self, evaluation: Evaluation) -> None:
+        """Log an evaluation; keep its parameters if its sampled games are the best so far."""
+        mode = "greedy" if evaluation.greedy else "sampled"
+        summary = summarize(evaluation.episodes)
+        snapshot = evaluation.snapshot
+        row = {
+            "kind": "evaluation",
+            "mode": mode,
+            "env_steps": snapshot.env_steps,
+            "frames": snapshot.frames,
+            "updates": snapshot.updates,
+            "seconds": round(self.seconds, 3),
+            **summary,
+        }
+        self._metrics.write(row)
+        is_best = not evaluation.greedy and (self._best is None or evaluation.mean > self._best)
+        if is_best:
+            self._best = evaluation.mean
+            self._save_best(snapshot)
+        self._display.line(
+            f"evaluation at {snapshot.env_steps:,} env_steps, {summary['episodes']} {mode} games: "
+            f"mean {summary['mean']:.2f} (min {summary['min']:.0f}, max {summary['max']:.0f})"
+            + (", best so far" if is_best else "")
+        )
+
+    def tick(self) -> StopReason | None:
+        """Log and checkpoint what is due; say whether and why the run should stop."""
+        now = time.monotonic()
+        if now - self._last_display >= DISPLAY_SECONDS:
+            self._last_display = now
+            self._show()
+        if now - self._last_metrics >= METRICS_SECONDS:
+            self._last_metrics = now
+            self._write_metrics()
+        if now - self._last_checkpoint >= self._config.runtime.checkpoint_seconds:
+            self.checkpoint()
+            self._last_checkpoint = time.monotonic()
+        return self._stop_reason()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of the shared state."""
+        progress = {
+            "seconds": self.seconds,
+            "restarts": self._restarts,
+            "best_evaluation": self._best,
+            "recent_returns": list(self._figures.returns),
+        }
+        save_periodic(self._run, take_checkpoint(self._state, progress))
+
+    def finish(self, reason: StopReason) -> TrainResult:
+        """Write the last figures and the final checkpoint. The workers must have stopped."""
+        self._write_metrics()
+        self._show()
+        self.checkpoint()
+        self._metrics.close()
+        return TrainResult(
+            self._run,
+            reason,
+            self._signals.number,
+            self._state.counter(ENV_STEPS),
+            self.seconds,
+            self._figures.mean_return,
+        )
+
+    @property
+    def restarts(self) -> int:
+        """How often the run was resumed; part of every worker's seed."""
+        return self._restarts
+
+    def _save_best(self, snapshot: Snapshot) -> None:
+        checkpoint = Checkpoint(
+            parameters=torch.from_numpy(snapshot.parameters),
+            optimizer_state={},
+            statistics=torch.from_numpy(snapshot.statistics)[None],
+            counters=torch.tensor([[snapshot.env_steps, snapshot.frames, snapshot.updates, 0]]),
+            progress={"best_evaluation": self._best},
+        )
+        save_checkpoint(best_checkpoint(self._run), checkpoint)
+
+    def _stop_reason(self) -> StopReason | None:
+        runtime = self._config.runtime
+        mean = self._figures.mean_return
+        if self._signals.number is not None:
+            return "signal"
+        if (
+            runtime.stop_score is not None
+            and self._figures.window_is_full
+            and mean is not None
+            and mean >= runtime.stop_score
+        ):
+            return "stop_score"
+        if runtime.total_minutes is not None and self.seconds >= 60 * runtime.total_minutes:
+            return "total_minutes"
+        if self._state.counter(ENV_STEPS) >= runtime.total_steps:
+            return "total_steps"
+        return None
+
+    def _write_metrics(self) -> None:
+        figures = self._figures.flush()
+        if not figures:
+            return
+        self._latest_figures = figures
+        mean = self._figures.mean_return
+        self._metrics.write(
+            {
+                "kind": "train",
+                "env_steps": self._state.counter(ENV_STEPS),
+                "frames": self._state.counter(FRAMES),
+                "updates": self._state.counter(UPDATES),
+                "episodes": self._state.counter(EPISODES),
+                "seconds": round(self.seconds, 3),
+                "steps_per_s": self._steps_per_s(),
+                **({} if mean is None else {"mean_return_100": mean}),
+                **figures,
+            }
+        )
+
+    def _steps_per_s(self) -> float:
+        now, env_steps = time.monotonic(), self._state.counter(ENV_STEPS)
+        self._rates.append((now, env_steps))
+        while len(self._rates) > 2 and now - self._rates[0][0] > RATE_SECONDS:
+            self._rates.popleft()
+        then, steps_then = self._rates[0]
+        return (env_steps - steps_then) / max(now - then, 1e-9)
+
+    def _show(self) -> None:
+        env_steps, rate = self._state.counter(ENV_STEPS), self._steps_per_s()
+        runtime = self._config.runtime
+        left = (runtime.total_steps - env_steps) / rate if rate > 0 else None
+        if runtime.total_minutes is not None:
+            limit = max(0.0, 60 * runtime.total_minutes - self.seconds)
+            left = limit if left is None else min(left, limit)
+        self._display.update(
+            Progress(
+                env_steps=env_steps,
+                frames=self._state.counter(FRAMES),
+                updates=self._state.counter(UPDATES),
+                episodes=self._state.counter(EPISODES),
+                steps_per_s=rate,
+                mean_return=self._figures.mean_return,
+                num_returns=len(self._figures.returns),
+                best_evaluation=self._best,
+                figures=self._latest_figures,
+                seconds=self.seconds,
+                seconds_left=left,
+            )
+        )

@@ -1,0 +1,110 @@
+"""Records that cross borders between modules: the shape, dtype and unit of every field.
+
+T: actions in a rollout. B: environments of one worker. A: actions. S: width of the recurrent state.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BoolArray = NDArray[np.bool_]
+Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dtype
+
+
+class UserError(ValueError):
+    """Bad input from the user. The message is one line that names the value and the fix."""
+
+
+class Timestep(NamedTuple):
+    """What B environments return for one action each (NEXT_STEP autoreset).
+
+    `reset_next` marks environments whose next step ignores its action and starts a new episode.
+    A lost life that the environment reports sets `terminated` without `reset_next`.
+    """
+
+    observation: Observations  # [B, ...]; the final observation of an episode is an ordinary row
+    reward: NDArray[np.float32]  # [B] raw, unclipped
+    terminated: BoolArray  # [B] nothing after this step belongs to its return
+    truncated: BoolArray  # [B] a time limit: the return goes on, only the play stops
+    reset_next: BoolArray  # [B] truncated | (terminated & game over)
+    frames: NDArray[np.int64]  # [B] emulator frames that this step consumed, reset included
+
+
+class ModelOutput(NamedTuple):
+    """What a policy and value network says about T rows of B environments."""
+
+    logits: Tensor  # [T, B, A] float32, unnormalised log-probabilities
+    value: Tensor  # [T, B] float32
+    state: Tensor  # [B, S] float32, the recurrent state after the last row (S = 0 without a core)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """T decisions of B environments, with everything that learning needs.
+
+    Rows where `valid` is False are resets: their action was ignored and they count nowhere.
+    """
+
+    observation: Tensor  # [T+1, B, ...] model input (normalised, in the torso's dtype)
+    is_first: Tensor  # [T+1, B] bool, the recurrent state is reset before this row
+    state: Tensor  # [B, S] float32, recurrent state before row 0
+    action: Tensor  # [T, B] int64
+    reward: Tensor  # [T, B] float32, as learned from (clipped where the recipe clips)
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
+    valid: Tensor  # [T, B] bool
+    log_prob: Tensor  # [T, B] float32, log-probability of `action` when it was chosen
+    value: Tensor  # [T+1, B] float32, predicted while acting; the last row is the bootstrap
+
+    def environments(self, index: Tensor) -> "Rollout":
+        """Return the rollout of the environments in `index` ([b] int64) only."""
+        return Rollout(
+            observation=self.observation[:, index],
+            is_first=self.is_first[:, index],
+            state=self.state[index],
+            action=self.action[:, index],
+            reward=self.reward[:, index],
+            terminated=self.terminated[:, index],
+            truncated=self.truncated[:, index],
+            valid=self.valid[:, index],
+            log_prob=self.log_prob[:, index],
+            value=self.value[:, index],
+        )
+
+
+class Loss(NamedTuple):
+    """A scalar loss and its parts. Only `total` carries gradient."""
+
+    total: Tensor  # [] policy + value_coefficient * value - entropy_coefficient * entropy
+    policy: Tensor  # []
+    value: Tensor  # [] squared error
+    entropy: Tensor  # [] nats
+    clip_fraction: Tensor  # [] share of valid rows whose probability ratio was clipped
+
+
+class Episode(NamedTuple):
+    """One finished whole game."""
+
+    episode_return: float  # raw, undiscounted
+    length: int  # decisions
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one call of a worker's update did."""
+
+    env_steps: int  # decisions on valid rows
+    frames: int
+    updates: int  # optimizer steps
+    episodes: tuple[Episode, ...]
+    staleness: tuple[int, ...]  # per optimizer step: updates by others since this worker's pull
+    metrics: dict[str, float]
+
+
+def float32(array: NDArray[Any]) -> Tensor:
+    """Return `array` as a float32 tensor."""
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))

@@ -1,0 +1,108 @@
+"""The worker: pull, collect, compute the gradient, push."""
+
+import numpy as np
+import torch
+
+from arcadia.config import TrainConfig
+from arcadia.envs import EnvFactory
+from arcadia.gradients import compute_gradient
+from arcadia.loss import compute_targets
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.parameters import ParameterStore
+from arcadia.rollout import RolloutCollector
+from arcadia.types import UpdateReport
+
+
+def seeds(seed: int, worker: int, restart: int, count: int) -> list[int]:
+    """Return `count` independent 31-bit seeds of one (seed, worker, restart count)."""
+    state = np.random.SeedSequence((seed, worker, restart)).generate_state(count)
+    return [int(value) >> 1 for value in state]
+
+
+class Worker:
+    """One asynchronous actor-critic: its own environments and model, shared parameters.
+
+    Args:
+        config: `model.dtype` must be resolved ("float32" or "bfloat16").
+        store: the shared parameters.
+        worker: index of this worker; with `restart` it selects its random numbers.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: ParameterStore,
+        make_env: EnvFactory,
+        *,
+        worker: int,
+        restart: int = 0,
+    ) -> None:
+        env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
+        env = make_env(config.env, num_envs=config.env.num_envs, seed=env_seed, num_threads=1)
+        dtype = getattr(torch, config.model.dtype)
+        self._config, self._store = config, store
+        self._model = build_model(config.model, env.spec, seed=0, dtype=dtype)
+        self._parameters = FlatParameters(self._model)
+        self._normalizer = ObservationNormalizer(config.model, env.spec, dtype)
+        self._store.pull(self._parameters)
+        self._collector = RolloutCollector(
+            env,
+            self._model,
+            self._normalizer,
+            num_steps=config.runtime.num_steps,
+            clip_rewards=config.env.clip_rewards,
+            generator=torch.Generator().manual_seed(action_seed),
+        )
+        self._generator = torch.Generator().manual_seed(batch_seed)
+        self._parameters.assert_views()
+
+    def update(self) -> UpdateReport:
+        """Collect one rollout and learn from it, in one or more passes."""
+        version = self._store.pull(self._parameters)
+        self._store.pull_statistics(self._normalizer)
+        rollout = self._collector.collect()
+        targets = compute_targets(rollout, self._config.loss)
+
+        staleness: list[int] = []
+        losses = []
+        for index in self._minibatches():
+            if staleness:
+                version = self._store.pull(self._parameters)
+            part = (rollout, targets)
+            if index is not None:
+                part = (
+                    rollout.environments(index),
+                    type(targets)(*(target[:, index] for target in targets)),
+                )
+            gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, self._config.loss)
+            staleness.append(self._store.push(gradient) - version)
+            losses.append([*map(float, loss), norm])
+
+        env_steps = int(rollout.valid.sum())
+        collector = self._collector
+        self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
+        valid = rollout.valid
+        error = (targets.return_ - rollout.value[:-1])[valid].var(correction=0)
+        variance = targets.return_[valid].var(correction=0)
+        names = ("loss", "policy_loss", "value_loss", "entropy", "clip_fraction", "gradient_norm")
+        means = np.mean(losses, axis=0)
+        return UpdateReport(
+            env_steps=env_steps,
+            frames=collector.frames,
+            updates=len(losses),
+            episodes=collector.episodes,
+            staleness=tuple(staleness),
+            metrics=dict(zip(names, map(float, means), strict=True))
+            | {"explained_variance": float(1 - error / variance.clamp(min=1e-8))},
+        )
+
+    def _minibatches(self) -> list[torch.Tensor | None]:
+        """Return the environments of each update; None stands for all of them."""
+        config, num_envs = self._config.loss, self._config.env.num_envs
+        if config.num_minibatches == 1:
+            return [None] * config.num_epochs
+        return [
+            part
+            for _ in range(config.num_epochs)
+            for part in torch.randperm(num_envs, generator=self._generator).chunk(config.num_minibatches)
+        ]
