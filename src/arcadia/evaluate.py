@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model, sample_categorical
 from arcadia.parameters import Snapshot
 from arcadia.types import Episode, UserError
 
@@ -130,7 +131,7 @@ class Player:
         if self._greedy:
             action = logits.argmax(-1)
         else:
-            action = torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[:, 0]
+            action = sample_categorical(logits.log_softmax(-1), self._generator)
         step = self._env.step(action.numpy())
         self._return += step.reward
         self._length += ~self._resetting
@@ -157,48 +158,73 @@ class PeriodicEvaluator:
 
     Each mode plays on with one snapshot until its games are over and then takes the next, so that a greedy policy
     caught in an endless rally does not hold up the sampled games.
+
+    Args:
+        snapshot: returns the current parameters.
+        min_seconds: between two evaluations of one mode.
     """
 
-    def __init__(self, config: TrainConfig, make_env: EnvFactory, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        make_env: EnvFactory,
+        snapshot: Callable[[], Snapshot],
+        min_seconds: float = 0.0,
+    ) -> None:
+        self._take_snapshot, self._min_seconds = snapshot, min_seconds
         num_episodes = config.runtime.eval_episodes
-        self._snapshot = snapshot
-        self._players = [
-            Player(
-                config,
-                make_env,
-                num_episodes=num_episodes,
-                greedy=greedy,
-                seed=config.runtime.seed,
-                num_envs=num_episodes,
+        self._modes = [
+            _Mode(
+                Player(
+                    config,
+                    make_env,
+                    num_episodes=num_episodes,
+                    greedy=greedy,
+                    seed=config.runtime.seed,
+                    num_envs=num_episodes,
+                )
             )
             for greedy in (False, True)
         ]
 
-    def start(self) -> None:
-        """Give both modes a snapshot."""
-        for player in self._players:
-            player.start(self._snapshot())
-
     def step(self) -> list[Evaluation]:
-        """Play one decision in each mode; return the evaluations that this completed."""
+        """Play one decision in each mode that has something to play; return what this completed."""
         finished = []
-        for player in self._players:
-            evaluation = player.step()
-            if evaluation is not None:
-                finished.append(evaluation)
-                player.start(self._snapshot())
+        for mode in self._modes:
+            if not mode.is_playing and time.monotonic() >= mode.next_start:
+                snapshot = self._take_snapshot()
+                if snapshot.updates != mode.updates:
+                    mode.player.start(snapshot)
+                    mode.is_playing, mode.updates = True, snapshot.updates
+                    mode.next_start = time.monotonic() + self._min_seconds
+            if mode.is_playing:
+                evaluation = mode.player.step()
+                if evaluation is not None:
+                    mode.is_playing = False
+                    finished.append(evaluation)
         return finished
+
+    @property
+    def is_idle(self) -> bool:
+        """True while there is nothing new to evaluate."""
+        return not any(mode.is_playing for mode in self._modes)
 
     def run(self) -> list[Evaluation]:
-        """Play one whole evaluation in each mode."""
-        finished = []
-        for player in self._players:
-            player.start(self._snapshot())
-            evaluation = None
-            while evaluation is None:
-                evaluation = player.step()
-            finished.append(evaluation)
+        """Play one whole evaluation in each mode, unless the parameters are those of the last one."""
+        finished = self.step()
+        while not self.is_idle:
+            finished += self.step()
         return finished
+
+
+@dataclass(slots=True)
+class _Mode:
+    """One mode of a PeriodicEvaluator."""
+
+    player: Player
+    is_playing: bool = False
+    updates: int = 0  # of the last snapshot; untrained parameters are not evaluated
+    next_start: float = 0.0  # monotonic seconds
 
 
 def evaluate_run(

@@ -53,11 +53,12 @@ class NativeAtari:
         shape = (config.frame_stack, FRAME_SIZE, FRAME_SIZE)
         self.spec = EnvSpec(shape, np.dtype(np.uint8), int(space.n))
         self.num_envs = num_envs
-        self._seed = seed
+        self._seed: int | None = seed
         self._frame_number = np.zeros(num_envs, np.int64)
 
     def reset(self) -> Observations:
         observation, info = self._env.reset(seed=self._seed)
+        self._seed = None  # later resets play on with the same random numbers
         self._frame_number = info["frame_number"].astype(np.int64)
         return np.asarray(observation)
 
@@ -126,7 +127,7 @@ class ScalarAtari:
         shape = (config.frame_stack, FRAME_SIZE, FRAME_SIZE)
         self.spec = EnvSpec(shape, np.dtype(np.uint8), int(space.n))
         self.num_envs = num_envs
-        self._seed = seed
+        self._seed: int | None = seed
         self._terminal_on_life_loss = config.terminal_on_life_loss
         self._lives = np.zeros(num_envs, np.int64)
         self._episode_frames = np.zeros(num_envs, np.int64)
@@ -134,6 +135,7 @@ class ScalarAtari:
 
     def reset(self) -> Observations:
         observation, info = self._env.reset(seed=self._seed)
+        self._seed = None  # later resets play on with the same random numbers
         self._lives = info["lives"]
         self._episode_frames = info["episode_frame_number"]
         self._reset_next[:] = False

@@ -38,11 +38,12 @@ class GymVectorEnv:
             raise UserError(f"action space {actions} is not supported: use discrete actions from 0")
         self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), int(actions.n))
         self.num_envs = num_envs
-        self._seed = seed
+        self._seed: int | None = seed
         self._resetting = np.zeros(num_envs, np.bool_)
 
     def reset(self) -> Observations:
         observation, _ = self._env.reset(seed=self._seed)
+        self._seed = None  # later resets play on with the same random numbers
         self._resetting[:] = False
         return np.asarray(observation)
 

@@ -33,7 +33,10 @@ class VectorEnv(Protocol):
     num_envs: int
 
     def reset(self) -> Observations:
-        """Start an episode in every environment and return the observations [B, ...]."""
+        """Start an episode in every environment and return the observations [B, ...].
+
+        The first call seeds the environments; later ones start other games.
+        """
 
     def step(self, action: NDArray[np.int64]) -> Timestep:
         """Apply one action [B] int64 to each environment.

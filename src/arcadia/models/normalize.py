@@ -80,6 +80,8 @@ class ObservationNormalizer:
             observation: [T, B, *shape], of images the newest frame only.
             valid: [T, B].
         """
-        rows = torch.from_numpy(observation[valid]).flatten(1).double()  # [N, K]
+        rows = torch.from_numpy(observation[valid]).flatten(1)  # [N, K]
+        # exact either way; pixels are several times faster as integers
+        rows = rows.int() if rows.dtype == torch.uint8 else rows.double()
         count = torch.tensor([float(len(rows))], dtype=torch.float64)
-        return torch.cat((count, rows.sum(0), rows.square().sum(0)))
+        return torch.cat((count, rows.sum(0).double(), rows.square().sum(0).double()))

@@ -29,6 +29,7 @@ REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
 POLL_SECONDS = 0.25
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
 EVALUATOR_NICENESS = 10
+EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 
 
 class Failure(NamedTuple):
@@ -203,13 +204,12 @@ def _evaluate(
     make_env: EnvFactory,
 ) -> None:
     os.nice(EVALUATOR_NICENESS)
-    evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state))
-    evaluator.start()
+    evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state), EVALUATION_SECONDS)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
     started, used_before = time.monotonic(), time.process_time()
     while not should_stop():
         for evaluation in evaluator.step():
             connection.send(evaluation)
         ahead = (time.process_time() - used_before) / budget - (time.monotonic() - started)
-        if ahead > 0:
-            time.sleep(min(ahead, POLL_SECONDS))
+        if ahead > 0 or evaluator.is_idle:
+            time.sleep(min(max(ahead, 0.05), POLL_SECONDS))

@@ -1,0 +1,40 @@
+# Every target sets up its own virtual environment on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?= 1
+
+.PHONY: install pong test slow check clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Arcadia needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,dev]'
+	touch $@
+
+# Train Pong until the mean score of the last 100 episodes is 18, then play 30 games with the result.
+pong: .venv/installed
+	run=runs/pong-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --run-dir $$run && \
+	$(BIN)/arcadia eval $$run --episodes 30
+
+# The default tests.
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+# Learning tests in real processes.
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+# Everything a change must pass before it is committed.
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest --ignore=tests/test_architecture.py
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
