@@ -19,7 +19,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model, sample_categorical
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model
 from arcadia.parameters import Snapshot
 from arcadia.types import Episode, UserError
 
@@ -131,7 +131,7 @@ class Player:
         if self._greedy:
             action = logits.argmax(-1)
         else:
-            action = sample_categorical(logits.log_softmax(-1), self._generator)
+            action = torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[:, 0]
         step = self._env.step(action.numpy())
         self._return += step.reward
         self._length += ~self._resetting

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arcadia.envs import VectorEnv
-from arcadia.models import ActorCritic, ObservationNormalizer, sample_categorical
+from arcadia.models import ActorCritic, ObservationNormalizer
 from arcadia.types import Episode, Rollout
 
 
@@ -67,15 +67,15 @@ class RolloutCollector:
         for t in range(num_steps):
             value, logits, state = self._forward(t, state)
             log_probs = logits.log_softmax(-1)  # [B, A]
-            action = sample_categorical(log_probs, self._generator)  # [B]
-            self._action[t] = action
-            self._log_prob[t] = log_probs.gather(-1, action[:, None])[:, 0]
+            action = torch.multinomial(log_probs.exp(), 1, generator=self._generator)  # [B, 1]
+            self._action[t] = action[:, 0]
+            self._log_prob[t] = log_probs.gather(-1, action)[:, 0]
             self._value[t] = value
             self._valid[t] = torch.from_numpy(~self._resetting)
             if not self._normalizer.is_frozen:
                 self._newest[t] = self._observation[:, -1] if self._env.spec.is_image else self._observation
 
-            step = self._env.step(action.numpy())
+            step = self._env.step(action[:, 0].numpy())
             self._reward[t] = torch.from_numpy(step.reward)
             self._terminated[t] = torch.from_numpy(step.terminated)
             self._truncated[t] = torch.from_numpy(step.truncated)

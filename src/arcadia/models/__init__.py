@@ -1,8 +1,7 @@
 """Policy and value networks."""
 
 from arcadia.models.flat import FlatParameters
-from arcadia.models.heads import sample_categorical
 from arcadia.models.interface import ActorCritic, build_model
 from arcadia.models.normalize import ObservationNormalizer
 
-__all__ = ["ActorCritic", "FlatParameters", "ObservationNormalizer", "build_model", "sample_categorical"]
+__all__ = ["ActorCritic", "FlatParameters", "ObservationNormalizer", "build_model"]
