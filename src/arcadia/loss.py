@@ -27,8 +27,8 @@ def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
     else:
         advantage = gae(rollout.reward, rollout.value, discount, trace, config.gae_lambda)
         return_ = advantage + rollout.value[:-1]
-    if config.normalize_advantage:
-        valid = advantage[rollout.valid]
+    valid = advantage[rollout.valid]
+    if config.normalize_advantage and len(valid) > 0:
         advantage = (advantage - valid.mean()) / (valid.std(correction=0) + 1e-8)
     return Targets(advantage, return_)
 

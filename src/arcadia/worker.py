@@ -6,11 +6,11 @@ import torch
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.gradients import compute_gradient
-from arcadia.loss import compute_targets
+from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, ObservationNormalizer, build_model
 from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
-from arcadia.types import UpdateReport
+from arcadia.types import Rollout, UpdateReport
 
 
 def seeds(seed: int, worker: int, restart: int, count: int) -> list[int]:
@@ -81,9 +81,6 @@ class Worker:
         env_steps = int(rollout.valid.sum())
         collector = self._collector
         self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
-        valid = rollout.valid
-        error = (targets.return_ - rollout.value[:-1])[valid].var(correction=0)
-        variance = targets.return_[valid].var(correction=0)
         names = ("loss", "policy_loss", "value_loss", "entropy", "clip_fraction", "gradient_norm")
         means = np.mean(losses, axis=0)
         return UpdateReport(
@@ -93,7 +90,7 @@ class Worker:
             episodes=collector.episodes,
             staleness=tuple(staleness),
             metrics=dict(zip(names, map(float, means), strict=True))
-            | {"explained_variance": float(1 - error / variance.clamp(min=1e-8))},
+            | {"explained_variance": explained_variance(rollout, targets)},
         )
 
     def _minibatches(self) -> list[torch.Tensor | None]:
@@ -106,3 +103,11 @@ class Worker:
             for _ in range(config.num_epochs)
             for part in torch.randperm(num_envs, generator=self._generator).chunk(config.num_minibatches)
         ]
+
+
+def explained_variance(rollout: Rollout, targets: Targets) -> float:
+    """Return 1 - Var[return - value] / Var[return] over valid rows (0 where the return does not vary)."""
+    return_ = targets.return_[rollout.valid]
+    error = return_ - rollout.value[:-1][rollout.valid]
+    variance = float(return_.var(correction=0)) if len(return_) else 0.0
+    return 1.0 - float(error.var(correction=0)) / variance if variance > 0 else 0.0
