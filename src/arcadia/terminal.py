@@ -48,7 +48,7 @@ def plain(progress: Progress) -> str:
     )
 
 
-def table(progress: Progress, title: str) -> Table:
+def table(progress: Progress) -> Table:
     """Format progress as a table of four columns."""
     figures = progress.figures
     left = "-" if progress.seconds_left is None else duration(progress.seconds_left)
@@ -61,7 +61,7 @@ def table(progress: Progress, title: str) -> Table:
         ("elapsed", duration(progress.seconds), "entropy", f"{figures.get('entropy', 0):.3f}"),
         ("time left", left, "expl. var.", f"{figures.get('explained_variance', 0):.2f}"),
     ]
-    result = Table(title=Text(title), title_justify="left", box=None, show_header=False, pad_edge=False)
+    result = Table(box=None, show_header=False, pad_edge=False)
     for style in ("cyan", "bold", "cyan", "bold"):
         result.add_column(style=style, justify="left" if style == "cyan" else "right", min_width=11)
     for row in cells:
@@ -82,8 +82,7 @@ class Display:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        else:
-            self.line(self._title)
+        self.line(self._title)
         return self
 
     def __exit__(
@@ -98,7 +97,7 @@ class Display:
     def update(self, progress: Progress) -> None:
         """Show progress: redraw the table, or print a line every 10 s."""
         if self._live is not None:
-            self._live.update(table(progress, self._title), refresh=True)
+            self._live.update(table(progress), refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.line(plain(progress))
