@@ -29,6 +29,9 @@ REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
 POLL_SECONDS = 0.25
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
 EVALUATOR_NICENESS = 10
+# glibc hands large buffers back to the system after every use and faults their pages in again at the next; keeping
+# them makes the gradient a quarter cheaper. Other allocators ignore these.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 
 
@@ -66,6 +69,8 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
         ProcessError: a child died.
     """
     children = []
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
     try:
         for worker in range(len(state.counters)):
             arguments = (config, state, make_env, worker, supervisor.restarts)
