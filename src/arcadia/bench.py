@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def bench(
     *,
     recipe_name: str,
     num_workers: int | None,
-    num_envs: int,
+    num_envs: int | None,
     seconds: float,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def bench(
             raise UserError(f"{name} must be >= 1, got {value}")
     settings = recipe(recipe_name).config
     workers = num_workers or num_cores()
-    config = EnvConfig(**{**vars(settings.env), "env": env, "num_envs": num_envs})
+    config = replace(settings.env, env=env, num_envs=num_envs or settings.env.num_envs)
     spec_of(config)  # an unknown environment is an error before anything starts
     env_only: list[float] = []
     training: list[float] = []
@@ -74,7 +75,7 @@ def bench(
         "env": env,
         "recipe": recipe_name,
         "num_workers": workers,
-        "num_envs": num_envs,
+        "num_envs": config.num_envs,
         "dtype": trained.model.dtype,
         "torso": trained.model.torso,
         "core": trained.model.core,

@@ -245,12 +245,12 @@ def _recipes(arguments: list[str]) -> int:
 class BenchArguments:
     env: str
     """Environment id."""
-    recipe: str = "atari"
-    """Recipe to train with."""
+    recipe: str | None = None
+    """Recipe to train with. Default: as for `arcadia train`."""
     num_workers: int | None = None
     """Processes, in training and in the env-only measurement. Default: one per core."""
-    num_envs: int = 16
-    """Environments per process."""
+    num_envs: int | None = None
+    """Environments per process. Default: the recipe's."""
     seconds: float = 30.0
     """Seconds of env-only play and of training, each, measured in turns."""
     json: Switch = False
@@ -271,7 +271,7 @@ def _bench(arguments: list[str]) -> int:
 
     result = bench(
         given.env,
-        recipe_name=given.recipe,
+        recipe_name=given.recipe or _default_recipe(given.env),
         num_workers=given.num_workers,
         num_envs=given.num_envs,
         seconds=given.seconds,

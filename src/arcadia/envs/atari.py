@@ -55,11 +55,12 @@ class NativeAtari:
         self.num_envs = num_envs
         self._seed: int | None = seed
         self._frame_number = np.zeros(num_envs, np.int64)
+        self._lives = np.zeros(num_envs, np.int32)
 
     def reset(self) -> Observations:
         observation, info = self._env.reset(seed=self._seed)
         self._seed = None  # later resets play on with the same random numbers
-        self._frame_number = info["frame_number"].astype(np.int64)
+        self._frame_number, self._lives = info["frame_number"].astype(np.int64), info["lives"]
         return np.asarray(observation)
 
     def step(self, action: NDArray[np.int64]) -> Timestep:
@@ -67,14 +68,15 @@ class NativeAtari:
         observation, reward, terminated, truncated, info = self._env.step(action)
         frame_number = info["frame_number"].astype(np.int64)
         frames = frame_number - self._frame_number
-        self._frame_number = frame_number
-        game_over = terminated & (info["lives"] == 0)
+        # Adventure's game over leaves its lives as they were; everywhere else they fall to 0.
+        life_lost = terminated & (info["lives"] > 0) & (info["lives"] < self._lives)
+        self._frame_number, self._lives = frame_number, info["lives"]
         return Timestep(
             observation,
             reward.astype(np.float32),
             terminated,
             truncated,
-            truncated | game_over,
+            truncated | (terminated & ~life_lost),
             frames,
         )
 
