@@ -84,7 +84,6 @@ def _train(arguments: list[str]) -> int:
         default=defaults,
         args=arguments,
     )
-    _quiet_emulator()
     from arcadia.runtimes import train
 
     return _run(lambda: train(config))
@@ -128,7 +127,6 @@ def _resume(arguments: list[str]) -> int:
         description="Continue a run from its newest checkpoint. Options replace the run's settings.",
         args=arguments,
     )
-    _quiet_emulator()
     from arcadia.runtimes import resume
 
     options = {key: value for key, value in vars(given).items() if key != "run"}
@@ -186,7 +184,6 @@ def _eval(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
-    _quiet_emulator()
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -266,7 +263,6 @@ def _bench(arguments: list[str]) -> int:
         description="Measure training speed against the emulator's own, interleaved in one run.",
         args=arguments,
     )
-    _quiet_emulator()
     from arcadia.bench import bench
 
     result = bench(
@@ -289,12 +285,3 @@ def _bench(arguments: list[str]) -> int:
         f"ratio     {result['ratio']:.1%}"
     )
     return 0
-
-
-def _quiet_emulator() -> None:
-    """Keep the emulator's banner off the terminal."""
-    try:
-        import ale_py
-    except ModuleNotFoundError:
-        return
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)

@@ -46,7 +46,23 @@ RECIPES: dict[str, Recipe] = {
     "atari": Recipe(
         description="tuned default for Atari games",
         source="Arcadia",
-        config=TrainConfig(recipe="atari"),
+        config=TrainConfig(
+            recipe="atari",
+            env=EnvConfig(num_envs=16),
+            model=ModelConfig(torso="a3c", normalization="per_element"),
+            loss=LossConfig(
+                advantage="gae",
+                gae_lambda=0.95,
+                normalize_advantage=True,
+                entropy_coefficient=0.01,
+                max_grad_norm=0.5,
+                num_epochs=2,
+                num_minibatches=2,
+                clip_range=0.2,
+            ),
+            optimizer=OptimizerConfig(optimizer="adam", lr=7e-4, schedule="linear", epsilon=1e-5),
+            runtime=RuntimeConfig(num_steps=20, total_steps=10_000_000),
+        ),
     ),
     "control": Recipe(
         description="tuned default for classic control",
@@ -58,12 +74,13 @@ RECIPES: dict[str, Recipe] = {
             loss=LossConfig(
                 normalize_advantage=True,
                 entropy_coefficient=0.0,
-                num_epochs=4,
-                num_minibatches=1,
+                max_grad_norm=5.0,
+                num_epochs=8,
+                num_minibatches=4,
                 clip_range=0.2,
             ),
-            optimizer=OptimizerConfig(lr=1e-3, schedule="constant"),
-            runtime=RuntimeConfig(num_steps=64, total_steps=1_000_000),
+            optimizer=OptimizerConfig(lr=1e-3, schedule="linear"),
+            runtime=RuntimeConfig(num_steps=64, total_steps=2_000_000),
         ),
     ),
     "a3c-ff": Recipe(

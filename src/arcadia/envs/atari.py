@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from ale_py import roms
+from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from arcadia.envs.names import AtariName, parse_atari_name, simplify
 from arcadia.types import BoolArray, Observations, Timestep
 
 FRAME_SIZE = 84
+
+ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner in every worker
 
 
 def games() -> dict[str, str]:
