@@ -1,0 +1,307 @@
+"""Evaluation: whole games, fair to long ones, with one snapshot."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_envs import TOY, Choice, configure, make_choice, make_numbered
+
+from arcadia.checkpoint import best_checkpoint, load_checkpoint
+from arcadia.config import TrainConfig
+from arcadia.envs import EnvFactory, spec_of
+from arcadia.evaluate import Evaluation, PeriodicEvaluator, Player, evaluate_run, summarize
+from arcadia.metrics import read_metrics
+from arcadia.models import FlatParameters, build_model
+from arcadia.parameters import Snapshot
+from arcadia.runtimes import train
+from arcadia.types import Episode, UserError
+
+
+def episodes(scores: list[float]) -> tuple[Episode, ...]:
+    return tuple(Episode(score, 10 + index) for index, score in enumerate(scores))
+
+
+def test_a_summary_of_four_games_computed_by_hand():
+    summary = summarize(episodes([1.0, 2.0, 3.0, 6.0]))
+    low, high = summary.pop("ci95")
+    assert summary == {
+        "episodes": 4,
+        "mean": 3.0,
+        "std": pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3)),
+        "median": 2.5,
+        "min": 1.0,
+        "max": 6.0,
+        "mean_length": 11.5,
+    }
+    assert 1 <= low < 3 < high <= 6
+
+
+def test_the_interval_of_many_games_is_the_normal_one():
+    scores = np.random.default_rng(3).normal(50, 8, 400)
+    low, high = summarize(episodes(scores.tolist()))["ci95"]
+    half_width = 1.96 * scores.std(ddof=1) / math.sqrt(400)
+    assert low == pytest.approx(scores.mean() - half_width, abs=0.05 * half_width)
+    assert high == pytest.approx(scores.mean() + half_width, abs=0.05 * half_width)
+    assert summarize(episodes(scores.tolist()))["ci95"] == [low, high], "the resamples have a fixed seed"
+
+
+def test_the_summary_of_one_game_is_that_game():
+    summary = summarize(episodes([-7.0]))
+    assert [summary[name] for name in ("mean", "median", "min", "max", "std")] == [-7.0, -7.0, -7.0, -7.0, 0.0]
+    assert summary["ci95"] == [-7.0, -7.0]
+
+
+# --------------------------------------------------------------------------------------------------------------- Player
+
+
+def toy(run: Path = Path("unused"), **settings: object) -> TrainConfig:
+    defaults = {"dtype": "float32", "normalization": "none", "hidden_sizes": (1,), "num_envs": 3}
+    return configure(TOY, "toy", run, **(defaults | settings))
+
+
+def snapshot(
+    config: TrainConfig,
+    make_env: EnvFactory,
+    *,
+    bias: tuple[float, ...] = (0.0, 0.0),
+    weight: float = 0.0,
+    statistics: list[float] | None = None,
+    updates: int = 1,
+) -> Snapshot:
+    """Return parameters with logits[a] = bias[a], and logits[1] += weight * tanh(first input)."""
+    model = build_model(config.model, spec_of(config.env, make_env), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.torso.layers[1].weight[0, 0] = 1.0
+        model.policy.linear.bias.copy_(torch.tensor(bias))
+        model.policy.linear.weight[1, 0] = weight
+    return Snapshot(FlatParameters(model).read().numpy(), np.array(statistics or []), 1000, 4000, updates)
+
+
+def play(player: Player, snapshot: Snapshot) -> Evaluation:
+    player.start(snapshot)
+    while (evaluation := player.step()) is None:
+        pass
+    return evaluation
+
+
+def scores(evaluation: Evaluation) -> list[float]:
+    return [episode.episode_return for episode in evaluation.episodes]
+
+
+def test_long_games_count_as_often_as_they_are_played():
+    """Half of these games end at once. Who takes the first 120 to end has hardly any of the others."""
+    config = toy()
+    player = Player(config, make_choice, num_episodes=120, greedy=False, seed=3, num_envs=120)
+    result = play(player, snapshot(config, make_choice))
+    assert len(result.episodes) == 120
+    assert set(scores(result)) == {0.0, float(Choice.LONG)}
+    assert set(result.episodes) == {Episode(0.0, 1), Episode(30.0, 30)}
+    share = scores(result).count(30.0) / 120
+    assert 0.32 < share < 0.68, "4 standard deviations around a half"
+
+
+def test_every_environment_plays_its_fixed_number_of_games():
+    """The score tells the environment: 5, 10, 15 or 20. Short games are over long before."""
+    config = toy()
+    player = Player(config, make_numbered, num_episodes=11, greedy=False, seed=2, num_envs=4)
+    for _ in range(2):  # a second evaluation owes nothing to the first
+        result = play(player, snapshot(config, make_numbered, bias=(0.0, 0.0, 0.0)))
+        counts = Counter(scores(result))
+        assert set(counts) == {5.0, 10.0, 15.0, 20.0}
+        assert sorted(counts.values()) == [2, 3, 3, 3]
+        assert all(episode.episode_return == 5 * episode.length for episode in result.episodes)
+
+
+def test_greedy_takes_the_most_probable_action_and_sampling_follows_the_policy():
+    config = toy()
+    policy = snapshot(config, make_choice, bias=(0.0, 1.0))  # P(action 1) = 0.731
+    greedy = Player(config, make_choice, num_episodes=50, greedy=True, seed=0, num_envs=50)
+    sampled = Player(config, make_choice, num_episodes=300, greedy=False, seed=0, num_envs=150)
+    result = play(greedy, policy)
+    assert result.greedy
+    assert scores(result) == [30.0] * 50
+    result = play(sampled, policy)
+    assert not result.greedy
+    assert 0.731 - 0.11 < scores(result).count(30.0) / 300 < 0.731 + 0.11  # 4 standard deviations
+
+
+def test_games_are_played_with_the_statistics_of_the_snapshot():
+    """The first observation is 1. Where the mean is 2 it becomes negative, and the policy chooses otherwise."""
+    config = toy(normalization="per_element")
+    player = Player(config, make_choice, num_episodes=3, greedy=True, seed=0, num_envs=3)
+    count, mean, square = 10.0, 2.0, 5.0
+    seen = [count, count * mean, count * mean, count * square, count * square]
+    assert scores(play(player, snapshot(config, make_choice, weight=1.0, statistics=[0.0] * 5))) == [30.0] * 3
+    assert scores(play(player, snapshot(config, make_choice, weight=-1.0, statistics=seen))) == [30.0] * 3
+    assert scores(play(player, snapshot(config, make_choice, weight=1.0, statistics=seen))) == [0.0] * 3
+
+
+def test_parameters_of_another_shape_are_refused():
+    config = toy()
+    player = Player(config, make_choice, num_episodes=3, greedy=True, seed=0, num_envs=3)
+    good = snapshot(config, make_choice)
+    with pytest.raises(UserError, match=f"holds {len(good.parameters) + 2} parameters"):
+        player.start(good._replace(parameters=np.zeros(len(good.parameters) + 2, np.float32)))
+    with pytest.raises(UserError, match="5 observation statistics"):
+        player.start(good._replace(statistics=np.zeros(5)))
+
+
+# ---------------------------------------------------------------------------------------------------- PeriodicEvaluator
+
+
+def test_a_whole_evaluation_is_played_with_one_snapshot_and_the_next_with_another():
+    config = toy(eval_episodes=4)
+    long = snapshot(config, make_choice, bias=(0.0, 50.0), updates=1)
+    short = snapshot(config, make_choice, bias=(50.0, 0.0), updates=2)
+    taken: list[int] = []
+    current = long
+
+    def take() -> Snapshot:
+        taken.append(current.updates)
+        return current
+
+    evaluator = PeriodicEvaluator(config, make_choice, take)
+    finished = evaluator.step()
+    assert not finished
+    assert not evaluator.is_idle
+    current = short  # training goes on while the games are played
+    while len(finished) < 2:
+        finished += evaluator.step()
+    assert {evaluation.greedy for evaluation in finished} == {True, False}
+    for evaluation in finished:
+        assert evaluation.snapshot.updates == 1
+        assert scores(evaluation) == [30.0] * 4
+        assert evaluation.mean == 30.0
+    finished = evaluator.run()
+    assert [(evaluation.snapshot.updates, evaluation.mean) for evaluation in finished] == [(2, 0.0), (2, 0.0)]
+
+
+def test_neither_untrained_nor_unchanged_parameters_are_evaluated():
+    config = toy(eval_episodes=2)
+    current = snapshot(config, make_choice, updates=0)
+    evaluator = PeriodicEvaluator(config, make_choice, lambda: current)
+    assert evaluator.run() == []
+    current = current._replace(updates=3)
+    assert len(evaluator.run()) == 2
+    assert evaluator.run() == []
+    assert evaluator.is_idle
+    current = current._replace(updates=4)
+    assert len(evaluator.run()) == 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CartPole run that was evaluated several times."""
+    run = tmp_path_factory.mktemp("evaluate") / "run"
+    config = configure(
+        TOY,
+        "CartPole-v1",
+        run,
+        runtime="serial",
+        num_envs=3,
+        num_steps=16,
+        hidden_sizes=(11,),
+        total_steps=1500,
+        eval_episodes=3,
+        eval_updates=20,
+    )
+    train(config)
+    return run
+
+
+def test_best_is_kept_by_the_mean_of_sampled_evaluation_games(trained):
+    rows = [row for row in read_metrics(trained) if row["kind"] == "evaluation"]
+    sampled = [row for row in rows if row["mode"] == "sampled"]
+    assert len(sampled) >= 4
+    assert all(row["episodes"] == 3 and row["min"] <= row["mean"] <= row["max"] for row in rows)
+    best = max(sampled, key=lambda row: row["mean"])
+    kept = load_checkpoint(best_checkpoint(trained))
+    assert kept.progress["best_evaluation"] == best["mean"]
+    assert kept.env_steps == best["env_steps"]
+    assert kept.counters.tolist() == [[best["env_steps"], best["frames"], best["updates"], 0]]
+
+
+def test_an_evaluation_of_a_run_is_written_as_json(trained):
+    finished: list[int] = []
+    result, path = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append)
+    assert path.parent == trained / "evaluations"
+    assert json.loads(path.read_text()) == result
+    assert result["env"] == "CartPole-v1"
+    assert result["mode"] == "sampled"
+    assert result["episodes"] == len(result["scores"]) == 7
+    assert result["mean"] == pytest.approx(np.mean(result["scores"]))
+    assert (result["min"], result["max"]) == (min(result["scores"]), max(result["scores"]))
+    assert result["mean_length"] == result["mean"], "CartPole pays 1 a decision"
+    assert finished == sorted(finished)
+    assert finished[-1] == 7
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_one_seed_gives_one_set_of_scores(trained, greedy):
+    first, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy)
+    second, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy)
+    other, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=12, greedy=greedy)
+    assert first == second
+    assert first["scores"] != other["scores"]
+    assert first["mode"] == ("greedy" if greedy else "sampled")
+
+
+def test_the_best_and_the_newest_parameters_are_different_ones(trained):
+    newest, newest_path = evaluate_run(trained, episodes=4)
+    best, best_path = evaluate_run(trained, episodes=4, best=True)
+    assert newest["env_steps"] > best["env_steps"] > 0
+    assert newest_path != best_path
+    assert best["checkpoint"] == "best/checkpoint.safetensors"
+
+
+def test_scores_are_raw_where_learning_clips_rewards(tmp_path):
+    run = tmp_path / "run"
+    config = configure(
+        TOY,
+        "toy",
+        run,
+        runtime="serial",
+        clip_rewards=True,
+        num_envs=4,
+        num_steps=8,
+        total_steps=300,
+        eval_episodes=4,
+        eval_updates=5,
+    )
+    result = train(config, make_env=make_numbered)
+    assert result.mean_return is not None
+    assert 5 <= result.mean_return <= 20
+    rows = read_metrics(run)
+    assert {row["kind"] for row in rows} == {"train", "evaluation"}
+    for row in rows:
+        if row["kind"] == "evaluation":
+            assert (row["min"], row["mean"], row["max"]) == (5.0, 12.5, 20.0)
+    played, _ = evaluate_run(run, episodes=4, make_env=make_numbered)
+    assert sorted(played["scores"]) == [5.0, 10.0, 15.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "episodes must be >= 1, got 0"),
+        ({"episodes": 3, "num_envs": 0}, "num_envs must be >= 1, got 0"),
+        ({"episodes": 3, "seed": -1}, "seed must be >= 0, got -1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(trained, arguments, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_run(trained, **arguments)
+
+
+def test_a_run_without_a_best_evaluation_says_so(tmp_path):
+    run = tmp_path / "run"
+    train(configure(TOY, "CartPole-v1", run, runtime="serial", total_steps=1, num_steps=3, eval_episodes=0))
+    with pytest.raises(UserError, match="no best evaluation yet"):
+        evaluate_run(run, episodes=1, best=True)
+    assert not (run / "evaluations").exists()

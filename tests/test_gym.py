@@ -1,0 +1,177 @@
+"""Gymnasium environments: episode borders on real ones, and the spaces that are refused."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from arcadia.config import EnvConfig
+from arcadia.envs import make_vector_env, spec_of
+from arcadia.envs.gym import GymVectorEnv
+from arcadia.types import Timestep, UserError
+
+B = 3
+
+
+def _cart_pole(limit: int | None = None, seed: int = 3) -> GymVectorEnv:
+    return GymVectorEnv(lambda: gymnasium.make("CartPole-v1", max_episode_steps=limit), num_envs=B, seed=seed)
+
+
+def _push_left(env: GymVectorEnv, num_rows: int) -> list[Timestep]:
+    """Reset and push left: the pole falls after 8 to 10 decisions."""
+    env.reset()
+    return [env.step(np.zeros(B, np.int64)) for _ in range(num_rows)]
+
+
+def _column(steps: list[Timestep], field: str) -> np.ndarray:
+    """Return one field of all rows [N, B]."""
+    return np.stack([getattr(step, field) for step in steps])
+
+
+def test_fallen_pole_terminates_and_a_limit_truncates() -> None:
+    fallen, limited = _push_left(_cart_pole(), 30), _push_left(_cart_pole(limit=5), 30)
+    assert _column(fallen, "terminated").any(0).all()
+    assert not _column(fallen, "truncated").any()
+    assert not _column(limited, "terminated").any()
+    truncated = np.zeros((30, B), np.bool_)
+    truncated[4::6] = True  # 5 decisions and the reset's row
+    assert (_column(limited, "truncated") == truncated).all()
+    for steps in (fallen, limited):
+        ended = _column(steps, "terminated") | _column(steps, "truncated")
+        assert (_column(steps, "reset_next") == ended).all()
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_row_after_reset_next_starts_an_episode_whatever_its_action(limit: int | None) -> None:
+    env = _cart_pole(limit)
+    env.reset()
+    resetting, resets = np.zeros(B, np.bool_), 0
+    for _ in range(40):
+        step = env.step(np.zeros(B, np.int64))
+        # CartPole starts within 0.05 of upright and gives 1 for every decision, the last one too.
+        starts_anew = (np.abs(step.observation) <= 0.05).all(1)
+        assert (starts_anew == resetting).all()
+        assert (step.reward == np.where(resetting, 0, 1)).all()
+        assert (step.frames == np.where(resetting, 0, 1)).all()
+        assert not (step.terminated | step.truncated | step.reset_next)[resetting].any()
+        resetting = step.reset_next
+        resets += int(resetting.sum())
+    assert resets >= 3 * B
+
+
+def test_final_observation_is_an_ordinary_row() -> None:
+    env = _cart_pole()
+    steps = _push_left(env, 30)
+    terminated, observation = _column(steps, "terminated"), _column(steps, "observation")
+    assert terminated.any(0).all()
+    assert (np.abs(observation[terminated][:, 2]) > 0.2095).all()  # the pole's angle at which it has fallen, rad
+
+
+def test_first_environment_plays_what_gymnasium_plays() -> None:
+    env, reference = _cart_pole(seed=5), gymnasium.make("CartPole-v1")
+    expected, _ = reference.reset(seed=5)
+    assert (env.reset()[0] == expected).all()
+    rng, is_over = np.random.default_rng(0), False
+    for _ in range(40):
+        action = rng.integers(2, size=B)
+        step = env.step(action)
+        if is_over:
+            (expected, _), reward, terminated = reference.reset(), 0.0, False
+        else:
+            expected, reward, terminated, _, _ = reference.step(action[0])
+        is_over = terminated
+        assert (step.observation[0] == expected).all()
+        assert step.reward[0] == reward
+        assert step.terminated[0] == terminated
+
+
+def test_seed_decides_every_episode_and_later_resets_start_others() -> None:
+    env, again = _cart_pole(seed=3), _cart_pole(seed=3)
+    for _ in range(2):
+        first, second = _push_left(env, 20), _push_left(again, 20)
+        for field in Timestep._fields:
+            assert (_column(first, field) == _column(second, field)).all()
+    starts = np.concatenate([_cart_pole(seed=3).reset(), _cart_pole(seed=100).reset(), env.reset(), env.reset()])
+    assert len({row.tobytes() for row in starts}) == 4 * B
+
+
+def test_records_are_not_overwritten_by_later_steps() -> None:
+    env = _cart_pole()
+    arrays = [env.reset()]
+    copies = [arrays[0].copy()]
+    for _ in range(20):
+        step = env.step(np.zeros(B, np.int64))
+        arrays += list(step)
+        copies += [field.copy() for field in step]
+    env.reset()
+    for array, copy in zip(arrays, copies, strict=True):
+        assert (array == copy).all()
+
+
+def test_records_have_the_promised_shapes_and_dtypes() -> None:
+    env = make_vector_env(EnvConfig(env="Acrobot-v1"), num_envs=B, seed=0)
+    observation = env.reset()
+    step = env.step(np.array([0, 1, 2]))
+    assert env.spec == spec_of(EnvConfig(env="Acrobot-v1"))
+    assert env.spec.num_actions == 3
+    assert env.spec.observation_shape == (6,)
+    assert not env.spec.is_image
+    for array in (observation, step.observation):
+        assert array.shape == (B, 6)
+        assert array.dtype == env.spec.observation_dtype
+    dtypes = [getattr(step, field).dtype for field in Timestep._fields[1:]]
+    assert dtypes == [np.float32, np.bool_, np.bool_, np.bool_, np.int64]
+    assert all(getattr(step, field).shape == (B,) for field in Timestep._fields[1:])
+
+
+def test_action_outside_the_action_space_is_refused() -> None:
+    env = _cart_pole()
+    env.reset()
+    for bad in (2, -1):
+        with pytest.raises(ValueError, match=str(bad)):
+            env.step(np.array([0, bad, 0]))
+    with pytest.raises(ValueError, match=r"\(3,\), got \(2,\)"):
+        env.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Pendulum-v1", "action space Box.*use discrete actions"),
+        ("MountainCarContinuous-v0", "action space Box.*use discrete actions"),
+        ("FrozenLake-v1", "observation space Discrete.*wrap the environment"),
+        ("Blackjack-v1", "observation space Tuple.*wrap the environment"),
+    ],
+)
+def test_unsupported_spaces_are_refused_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        make_vector_env(EnvConfig(env=name), num_envs=B, seed=0)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["Ant-v2", "GymV21Environment-v0"])
+def test_environments_that_gymnasium_cannot_build_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name} cannot be built") as raised:
+        make_vector_env(EnvConfig(env=name), num_envs=B, seed=0)
+    assert "\n" not in str(raised.value)
+
+
+class _Spaces(gymnasium.Env[Any, Any]):
+    """An environment of any spaces."""
+
+    def __init__(self, observations: gymnasium.Space[Any], actions: gymnasium.Space[Any]) -> None:
+        self.observation_space, self.action_space = observations, actions
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (2, 3, 4, 5)])
+def test_observations_that_are_neither_vectors_nor_stacks_are_refused(shape: tuple[int, ...]) -> None:
+    box = gymnasium.spaces.Box(0, 1, shape)
+    with pytest.raises(UserError, match="observation space"):
+        GymVectorEnv(lambda: _Spaces(box, gymnasium.spaces.Discrete(2)), num_envs=B, seed=0)
+
+
+def test_actions_that_do_not_start_at_0_are_refused() -> None:
+    box = gymnasium.spaces.Box(0, 1, (4,))
+    with pytest.raises(UserError, match="action space"):
+        GymVectorEnv(lambda: _Spaces(box, gymnasium.spaces.Discrete(2, start=1)), num_envs=B, seed=0)

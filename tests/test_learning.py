@@ -1,0 +1,183 @@
+"""Learning, in real processes, of tasks with known solutions (make slow)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_envs import (
+    TOY,
+    ConstantReward,
+    LatePixels,
+    configure,
+    make_constant_reward,
+    make_late_pixels,
+    make_memory,
+)
+
+from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
+from arcadia.config import EnvConfig
+from arcadia.envs import EnvFactory
+from arcadia.evaluate import evaluate_run
+from arcadia.metrics import read_metrics
+from arcadia.models import ActorCritic, FlatParameters, ObservationNormalizer, build_model
+from arcadia.models.normalize import CLIP
+from arcadia.recipes import recipe
+from arcadia.runtimes import resume, train
+
+pytestmark = pytest.mark.slow
+
+WORKERS = {"runtime": "hogwild", "num_workers": 2, "eval_cpu_share": 0.05}
+
+
+def final(run: Path) -> Checkpoint:
+    path = newest_checkpoint(run)
+    assert path is not None
+    return load_checkpoint(path)
+
+
+def trained_model(run: Path, make_env: EnvFactory) -> tuple[ActorCritic, ObservationNormalizer]:
+    """Return the final model of a run and the normaliser in front of it."""
+    config, checkpoint = load_config(run), final(run)
+    spec = make_env(EnvConfig(), num_envs=1, seed=0).spec
+    model = build_model(config.model, spec, seed=0)
+    FlatParameters(model).load(checkpoint.parameters)
+    normalizer = ObservationNormalizer(config.model, spec, torch.float32)
+    normalizer.load(checkpoint.statistics.sum(0))
+    return model, normalizer
+
+
+def test_the_control_recipe_solves_cartpole(tmp_path):
+    """The bar is 2 minutes on an idle machine with 2 cores."""
+    config = configure(
+        recipe("control").config,
+        "CartPole-v1",
+        tmp_path / "run",
+        **WORKERS,
+        stop_score=475.0,
+        total_minutes=8.0,
+    )
+    result = train(config)
+    assert result.reason == "stop_score", f"mean {result.mean_return} after {result.env_steps} env_steps"
+    assert result.mean_return is not None
+    assert result.mean_return >= 475
+    played, _ = evaluate_run(tmp_path / "run", episodes=20, greedy=True)
+    assert played["mean"] >= 450
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "none"])
+def test_only_a_recurrent_core_solves_the_memory_task(tmp_path, core):
+    run = tmp_path / "run"
+    config = configure(
+        TOY,
+        "toy",
+        run,
+        **WORKERS,
+        core=core,
+        core_size=24,
+        hidden_sizes=(16,),
+        normalization="none",
+        num_envs=8,
+        num_steps=18,
+        num_epochs=2,
+        lr=3e-3,
+        entropy_coefficient=0.003,
+        total_steps=150_000 if core == "none" else 600_000,
+        stop_score=0.98,
+        total_minutes=6.0,
+        eval_episodes=0,
+    )
+    result = train(config, make_env=make_memory)
+    played, _ = evaluate_run(run, episodes=300, make_env=make_memory, seed=result.env_steps)
+    if core == "none":
+        assert 0.35 < played["mean"] < 0.65, "5 standard deviations around chance"
+    else:
+        assert played["mean"] >= 0.9
+
+
+def test_a_time_limit_bootstraps_from_the_value_of_the_last_observation(tmp_path):
+    """Reward 1 for ever is worth 1 / (1 - gamma), wherever a time limit cuts the play into pieces."""
+    run = tmp_path / "run"
+    gamma = 0.9
+    config = configure(
+        TOY,
+        "toy",
+        run,
+        **WORKERS,
+        gamma=gamma,
+        hidden_sizes=(16,),
+        num_steps=10,
+        num_epochs=1,
+        clip_range=None,
+        lr=3e-3,
+        max_grad_norm=5.0,
+        schedule="linear",
+        total_steps=150_000,
+        normalization_steps=1_000,
+        eval_episodes=0,
+    )
+    train(config, make_env=make_constant_reward)
+    model, normalizer = trained_model(run, make_constant_reward)
+    bits = torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)], dtype=torch.float32)
+    inputs = torch.empty(8, 3)
+    normalizer.apply(bits.numpy(), out=inputs)
+    with torch.no_grad():
+        output = model(inputs[None], torch.zeros(1, 8, dtype=torch.bool), model.initial_state(8))
+    worth = 1 / (1 - gamma)
+    assert 2 * worth > ConstantReward.NUM_STEPS, "without the bootstrap the value would be far below"
+    assert ((output.value - worth).abs() < 0.05 * worth).all(), output.value
+
+
+def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip_and_do_no_harm(tmp_path):
+    run = tmp_path / "run"
+    limit = 500
+    config = configure(
+        TOY,
+        "toy",
+        run,
+        **WORKERS,
+        torso="a3c",
+        dtype="float32",
+        entropy_coefficient=0.01,
+        num_epochs=1,
+        clip_range=None,
+        num_envs=8,
+        num_steps=16,
+        lr=5e-4,
+        schedule="constant",
+        gamma=0.5,
+        normalization="per_element",
+        normalization_steps=limit,
+        total_steps=12_000,
+        eval_episodes=0,
+    )
+    train(config, make_env=make_late_pixels)
+    early = final(run)
+    result = resume(run, total_steps=40_000, make_env=make_late_pixels)
+    late = final(run)
+
+    # Frozen: at most the rollouts that were under way came on top, and none of the border's changes.
+    count = float(late.statistics[:, 0].sum())
+    assert limit <= count <= limit + 2 * 2 * 8 * 16
+    assert late.statistics.equal(early.statistics)
+    _, normalizer = trained_model(run, make_late_pixels)
+    assert normalizer.is_frozen
+    env = make_late_pixels(EnvConfig(), num_envs=3, seed=5)
+    observation = env.reset()
+    inputs = torch.empty(observation.shape)
+    border = torch.from_numpy(LatePixels.border())
+    seen = []
+    for _ in range(3 * LatePixels.NUM_CALM_STEPS):
+        normalizer.apply(observation, out=inputs)
+        assert inputs.abs().max() <= CLIP
+        seen.append(inputs[:, -1, border].abs().max())
+        observation = env.step(torch.zeros(env.num_envs, dtype=torch.int64).numpy()).observation
+    assert seen[0] == 0, "a border that never changed says nothing"
+    assert max(seen) == CLIP, "a white border is as far out as anything may be"
+
+    # Learning went on with it.
+    assert not late.parameters.equal(early.parameters)
+    assert late.parameters.isfinite().all()
+    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    assert all(abs(row["loss"]) < 10 and row["gradient_norm"] < 1000 for row in rows)
+    assert result.mean_return is not None
+    assert result.mean_return >= 0.9 * LatePixels.NUM_STEPS

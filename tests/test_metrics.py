@@ -1,0 +1,135 @@
+"""metrics.jsonl, TensorBoard and the running figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from arcadia.metrics import MetricsWriter, RunningFigures, read_metrics
+from arcadia.types import Episode, UpdateReport
+
+
+def report(loss: float, staleness: tuple[int, ...], scores: tuple[float, ...] = ()) -> UpdateReport:
+    episodes = tuple(Episode(score, 10 * (index + 1)) for index, score in enumerate(scores))
+    return UpdateReport(
+        env_steps=6, frames=24, updates=len(staleness), episodes=episodes, staleness=staleness, metrics={"loss": loss}
+    )
+
+
+def train_row(env_steps: int, loss: float) -> dict[str, object]:
+    return {
+        "kind": "train",
+        "env_steps": env_steps,
+        "frames": 4 * env_steps,
+        "updates": env_steps // 10,
+        "seconds": env_steps / 100,
+        "loss": loss,
+    }
+
+
+def evaluation_row(env_steps: int, mean: float, mode: str = "greedy") -> dict[str, object]:
+    row = train_row(env_steps, 0.0) | {"kind": "evaluation", "mode": mode, "mean": mean, "ci95": [mean - 1, mean + 1]}
+    del row["loss"]
+    return row
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read TensorBoard's files: tag -> [(step, value), ...]."""
+    accumulator = EventAccumulator(str(run / "tensorboard"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def test_figures_are_means_since_the_last_flush():
+    figures = RunningFigures()
+    figures.add(report(1.0, (0, 3), scores=(5.0, 7.0)))
+    figures.add(report(4.0, (6,)))
+    assert figures.flush() == {
+        "loss": 2.5,
+        "staleness": 3.0,
+        "staleness_max": 6.0,
+        "episode_return": 6.0,
+        "episode_length": 15.0,
+    }
+    assert figures.flush() == {}
+    figures.add(report(-1.0, (2,)))
+    assert figures.flush() == {"loss": -1.0, "staleness": 2.0, "staleness_max": 2.0}, "no episode ended in between"
+
+
+def test_the_mean_score_covers_the_last_100_episodes_across_flushes():
+    figures = RunningFigures()
+    assert figures.mean_return is None
+    figures.add(report(0.0, (0,), scores=tuple(range(60))))
+    figures.flush()
+    assert figures.mean_return == 29.5
+    assert not figures.window_is_full
+    figures.add(report(0.0, (0,), scores=tuple(range(60, 107))))
+    assert figures.window_is_full
+    assert figures.mean_return == (7 + 106) / 2
+
+
+def test_a_resumed_run_starts_from_the_scores_of_its_checkpoint():
+    figures = RunningFigures([1.0] * 99)
+    assert not figures.window_is_full
+    figures.add(report(0.0, (0,), scores=(101.0,)))
+    assert figures.window_is_full
+    assert figures.mean_return == 2.0
+
+
+def test_rows_reach_the_file_at_once_and_tensorboard_holds_the_same_figures(tmp_path):
+    rows = [train_row(100, 0.5), evaluation_row(90, 20.5), evaluation_row(95, 19.0, "sampled"), train_row(200, 0.25)]
+    writer = MetricsWriter(tmp_path)
+    for count, row in enumerate(rows, 1):
+        writer.write(row)
+        assert read_metrics(tmp_path) == rows[:count], "readable while the run goes on"
+    writer.close()
+    written = scalars(tmp_path)
+    assert written["train/loss"] == [(100, 0.5), (200, 0.25)]
+    assert written["evaluation_greedy/mean"] == [(90, 20.5)]
+    assert written["evaluation_sampled/mean"] == [(95, 19.0)]
+
+
+def test_rows_are_strict_json(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write(train_row(100, 0.5))
+    writer.close()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse) == train_row(100, 0.5)
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(train_row(100, 0.5)) + '\n{"kind": "train", "env_st')
+    assert read_metrics(tmp_path) == [train_row(100, 0.5)]
+
+
+@pytest.mark.parametrize("torn", ["", '{"kind": "train", "env_steps": 3'])
+def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
+    writer = MetricsWriter(tmp_path)
+    for row in (train_row(100, 1.0), evaluation_row(90, 5.0), train_row(200, 2.0), evaluation_row(201, 6.0)):
+        writer.write(row)
+    writer.write(train_row(300, 3.0))
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(torn)
+
+    resumed = MetricsWriter(tmp_path, resume_env_steps=200)
+    resumed.write(train_row(250, 2.5))
+    resumed.close()
+    assert read_metrics(tmp_path) == [
+        train_row(100, 1.0),
+        evaluation_row(90, 5.0),
+        train_row(200, 2.0),
+        train_row(250, 2.5),
+    ]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+    assert not list(tmp_path.glob("*.tmp"))
+    written = scalars(tmp_path)
+    assert written["train/loss"] == [(100, 1.0), (200, 2.0), (250, 2.5)], "TensorBoard was purged too"
+    assert written.get("evaluation_greedy/mean") == [(90, 5.0)]

@@ -1,0 +1,303 @@
+"""Models: acting equals learning, recurrent state and its resets, flat parameters."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from arcadia.config import ModelConfig
+from arcadia.envs import EnvSpec
+from arcadia.models import ActorCritic, FlatParameters, build_model
+from arcadia.types import UserError
+
+torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
+T, B, A = 5, 3, 7
+PIXELS = EnvSpec((2, 44, 44), np.dtype(np.uint8), A)
+VECTOR = EnvSpec((6,), np.dtype(np.float32), A)
+TORSOS = ["a3c", "nature", "mlp"]
+CORES = ["none", "lstm", "gru"]
+
+
+def _model(torso: str, core: str, dtype: torch.dtype = torch.float32, seed: int = 1) -> ActorCritic:
+    """Build a small model whose outputs are of order 1 (logits start near 0)."""
+    config = ModelConfig(torso=torso, hidden_sizes=(9, 8), core=core, core_size=11)
+    model = build_model(config, VECTOR if torso == "mlp" else PIXELS, seed=seed, dtype=dtype)
+    with torch.no_grad():
+        model.policy.linear.weight.mul_(100)
+        model.value.linear.weight.mul_(4)
+    return model
+
+
+def _inputs(model: ActorCritic, torso: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return observation [T, B, ...], is_first [T, B] with resets inside, and a state [B, S] from before."""
+    generator = torch.Generator().manual_seed(2)
+    spec = VECTOR if torso == "mlp" else PIXELS
+    observation = torch.randn(T, B, *spec.observation_shape, generator=generator).to(model.dtype)
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[2, 1] = is_first[3, 0] = is_first[0, 2] = True
+    state = torch.randn(model.initial_state(B).shape, generator=generator)
+    return observation, is_first, state
+
+
+def _act(model: ActorCritic, observation: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Call the model row by row, carrying the state."""
+    logits, value = [], []
+    for t in range(len(observation)):
+        output = model(observation[t : t + 1], is_first[t : t + 1], state)
+        logits.append(output.logits)
+        value.append(output.value)
+        state = output.state
+    return torch.cat(logits), torch.cat(value), state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("torso", TORSOS)
+@torch.no_grad()
+def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, dtype: torch.dtype) -> None:
+    model = _model(torso, core, dtype)
+    observation, is_first, state = _inputs(model, torso)
+    logits, value, last_state = _act(model, observation, is_first, state)
+    output = model(observation, is_first, state)
+    assert output.logits.shape == (T, B, A)
+    assert output.value.shape == (T, B)
+    assert {output.logits.dtype, output.value.dtype, output.state.dtype} == {torch.float32}
+    assert {logits.dtype, value.dtype, last_state.dtype} == {torch.float32}
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(output.logits, logits, atol=tolerance, rtol=0)
+    torch.testing.assert_close(output.value, value, atol=tolerance, rtol=0)
+    torch.testing.assert_close(output.state, last_state, atol=tolerance, rtol=0)
+    assert logits.std() > 0.1  # numbers that a tolerance of 2e-2 says something about
+    assert value.std() > 0.1
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+@torch.no_grad()
+def test_reset_inside_a_sequence_equals_the_initial_state(core: str) -> None:
+    model = _model("mlp", core)
+    observation, is_first, state = _inputs(model, "mlp")
+    output = model(observation, is_first, state)
+    for t, b in ((2, 1), (3, 0), (0, 2)):
+        rest = observation[t:, b : b + 1]
+        fresh = model(rest, torch.zeros(T - t, 1, dtype=torch.bool), model.initial_state(1))
+        torch.testing.assert_close(output.logits[t:, b : b + 1], fresh.logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.value[t:, b : b + 1], fresh.value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.state[b : b + 1], fresh.state, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+@torch.no_grad()
+def test_core_computes_what_torchs_own_layer_does(core: str) -> None:
+    model = _model("mlp", core)
+    features = torch.randn(T, B, 8, generator=torch.Generator().manual_seed(3))
+    state = torch.randn(B, model.core.state_size, generator=torch.Generator().manual_seed(4))
+    layer = (nn.LSTM if core == "lstm" else nn.GRU)(8, 11)
+    layer.load_state_dict({f"{name}_l0": tensor for name, tensor in model.core.cell.state_dict().items()})
+    if core == "lstm":
+        expected, (hidden, memory) = layer(
+            features, (state[None, :, :11].contiguous(), state[None, :, 11:].contiguous())
+        )
+        last = torch.cat((hidden, memory), dim=-1)[0]
+    else:
+        expected, hidden = layer(features, state[None])
+        last = hidden[0]
+    outputs, last_state = model.core(features, torch.zeros(T, B, dtype=torch.bool), state)
+    torch.testing.assert_close(outputs, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(last_state, last, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+@torch.no_grad()
+def test_reset_of_one_environment_leaves_earlier_rows_and_others_alone(core: str) -> None:
+    model = _model("mlp", core)
+    observation, _, state = _inputs(model, "mlp")
+    never = torch.zeros(T, B, dtype=torch.bool)
+    one = never.clone()
+    one[2, 1] = True
+    without, with_reset = model(observation, never, state), model(observation, one, state)
+    changed = torch.zeros(T, B, dtype=torch.bool)
+    changed[2:, 1] = True
+    assert torch.equal((without.value != with_reset.value), changed)
+
+
+def test_no_gradient_flows_through_a_reset() -> None:
+    model = _model("mlp", "lstm")
+    observation, is_first, state = _inputs(model, "mlp")
+    observation.requires_grad_()
+    state.requires_grad_()
+    model(observation, is_first, state).value[-1].sum().backward()
+    starts = {0: 3, 1: 2, 2: 0}  # environment: first row of the episode that the last row belongs to
+    for b, start in starts.items():
+        assert observation.grad[:start, b].count_nonzero() == 0
+        assert (observation.grad[start:, b] != 0).all()
+    assert state.grad.count_nonzero() == 0
+
+
+def test_state_has_the_width_of_the_core_and_starts_at_zero() -> None:
+    widths = {core: _model("mlp", core).initial_state(B) for core in CORES}
+    assert {core: state.shape for core, state in widths.items()} == {"none": (B, 0), "lstm": (B, 22), "gru": (B, 11)}
+    assert all(state.dtype == torch.float32 and state.count_nonzero() == 0 for state in widths.values())
+
+
+def test_observations_are_not_changed_by_the_model() -> None:
+    for torso in TORSOS:
+        model = _model(torso, "none")
+        observation, is_first, state = _inputs(model, torso)
+        before = observation.clone()
+        model(observation, is_first, state).value.sum().backward()
+        assert torch.equal(observation, before)
+
+
+def test_bfloat16_is_of_the_torso_alone() -> None:
+    model = _model("a3c", "lstm", torch.bfloat16)
+    assert {parameter.dtype for parameter in model.torso.parameters()} == {torch.bfloat16}
+    others = (model.core, model.policy, model.value)
+    assert {parameter.dtype for module in others for parameter in module.parameters()} == {torch.float32}
+
+
+def test_published_networks_have_their_published_sizes() -> None:
+    spec = EnvSpec((4, 84, 84), np.dtype(np.uint8), 6)
+    sizes = {torso: FlatParameters(build_model(ModelConfig(torso=torso), spec, seed=0)).size for torso in TORSOS[:2]}
+    heads = 7  # 6 logits and the value
+    a3c = (4 * 64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 9 * 9 + 1) * 256 + (256 + 1) * heads
+    nature = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + (64 * 7 * 7 + 1) * 512 + (512 + 1) * heads
+    assert sizes == {"a3c": a3c, "nature": nature}
+
+
+def test_seed_alone_decides_the_initial_parameters() -> None:
+    def read(seed: int, global_seed: int) -> Tensor:
+        torch.manual_seed(global_seed)
+        return FlatParameters(_model("a3c", "lstm", seed=seed)).read()
+
+    first = read(1, 10)
+    assert torch.equal(read(1, 20), first)
+    assert not torch.equal(read(2, 10), first)
+
+
+def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    _model("mlp", "none")
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_policy_is_nearly_uniform_at_the_start() -> None:
+    model = build_model(ModelConfig(), PIXELS, seed=1)
+    observation, is_first, state = _inputs(model, "a3c")
+    probabilities = model(observation, is_first, state).logits.softmax(-1)
+    torch.testing.assert_close(probabilities, torch.full_like(probabilities, 1 / A), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("torso", ["a3c", "nature"])
+def test_convolutions_refuse_vector_observations_in_one_line(torso: str) -> None:
+    with pytest.raises(UserError, match=rf"^torso {torso} needs pixels.*\(6,\).*--torso mlp$") as raised:
+        build_model(ModelConfig(torso=torso), VECTOR, seed=1)
+    assert "\n" not in str(raised.value)
+
+
+# ---- FlatParameters ----
+
+
+def _flat(dtype: torch.dtype = torch.float32) -> tuple[ActorCritic, FlatParameters]:
+    model = _model("mlp", "lstm", dtype)
+    return model, FlatParameters(model)
+
+
+def _backward(model: ActorCritic) -> None:
+    observation, is_first, state = _inputs(model, "mlp")
+    output = model(observation, is_first, state)
+    (output.logits.square().sum() + output.value.sum()).backward()
+
+
+def _expected(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flat_vector_loads_and_reads_back_in_the_order_of_parameters(dtype: torch.dtype) -> None:
+    model = _model("mlp", "lstm", dtype)
+    before = _expected(list(model.parameters()))
+    flat = FlatParameters(model)
+    assert torch.equal(flat.read(), before)
+    other = torch.arange(flat.size, dtype=torch.float32) / 64
+    for factor in (1, -1):  # twice: nothing of the first load may stay
+        flat.load(factor * other)
+        assert torch.equal(_expected(list(model.parameters())), flat.read())
+        if dtype == torch.float32:
+            assert torch.equal(flat.read(), factor * other)
+        else:
+            torch.testing.assert_close(flat.read(), factor * other, atol=0, rtol=2**-8)
+    flat.assert_views()
+
+
+def test_loading_copies() -> None:
+    _, flat = _flat()
+    vector = torch.ones(flat.size)
+    flat.load(vector)
+    vector.fill_(2)
+    assert (flat.read() == 1).all()
+    read = flat.read()
+    flat.load(vector)
+    assert (read == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flat_gradient_is_that_of_an_ordinary_model(dtype: torch.dtype) -> None:
+    ordinary = _model("mlp", "lstm", dtype)
+    _backward(ordinary)
+    model, flat = _flat(dtype)
+    _backward(model)
+    gradient = flat.gradient()
+    assert gradient.dtype == torch.float32
+    assert torch.equal(gradient, _expected([parameter.grad for parameter in ordinary.parameters()]))
+    assert gradient.count_nonzero() > 0
+
+
+def test_gradients_are_views_that_do_not_accumulate_over_two_backward_passes() -> None:
+    model, flat = _flat()
+    pointers = [parameter.grad.data_ptr() for parameter in model.parameters()]
+    _backward(model)
+    once = flat.gradient().clone()
+    flat.zero_gradient()
+    assert flat.gradient().count_nonzero() == 0
+    _backward(model)
+    assert torch.equal(flat.gradient(), once)
+    assert [parameter.grad.data_ptr() for parameter in model.parameters()] == pointers
+    _backward(model)  # without zero_gradient they do
+    torch.testing.assert_close(flat.gradient(), 2 * once)
+    flat.assert_views()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_assert_views_notices_a_parameter_or_gradient_that_left(dtype: torch.dtype) -> None:
+    model, flat = _flat(dtype)
+    flat.assert_views()
+    for parameter in model.parameters():
+        home = parameter.data
+        parameter.data = home.clone()
+        with pytest.raises(AssertionError, match="parameter left"):
+            flat.assert_views()
+        parameter.data = home
+        gradient, parameter.grad = parameter.grad, parameter.grad.clone()
+        with pytest.raises(AssertionError, match="gradient left"):
+            flat.assert_views()
+        parameter.grad = gradient
+    flat.assert_views()
+    model.zero_grad()  # sets gradients to None
+    with pytest.raises(AssertionError):
+        flat.assert_views()
+
+
+def test_a_step_on_the_flat_vector_is_a_step_of_every_parameter() -> None:
+    model, flat = _flat()
+    ordinary = _model("mlp", "lstm")
+    optimizer = torch.optim.SGD(ordinary.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        _backward(ordinary)
+        optimizer.step()
+        flat.zero_gradient()
+        _backward(model)
+        flat.load(flat.read() - 0.1 * flat.gradient())
+    torch.testing.assert_close(flat.read(), nn.utils.parameters_to_vector(ordinary.parameters()).detach())

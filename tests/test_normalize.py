@@ -1,0 +1,203 @@
+"""Observation statistics that workers share: exact sums, freezing, snapshots, floors and clips."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from arcadia.config import ModelConfig, OptimizerConfig
+from arcadia.envs import EnvSpec
+from arcadia.models import ObservationNormalizer
+from arcadia.parameters import SharedMemoryStore, create_shared_state
+
+torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
+T, B = 5, 3
+STACK, HEIGHT, WIDTH = 4, 6, 8
+D = 7
+PIXELS = EnvSpec((STACK, HEIGHT, WIDTH), np.dtype(np.uint8), 2)
+VECTOR = EnvSpec((D,), np.dtype(np.float32), 2)
+
+
+def _normalizer(spec: EnvSpec, kind: str = "per_element", steps: int = 1000, dtype=torch.float32):
+    return ObservationNormalizer(ModelConfig(normalization=kind, normalization_steps=steps), spec, dtype)
+
+
+def _frames(seed: int, num_rows: int = T * B) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(num_rows, HEIGHT, WIDTH), dtype=np.uint8)
+
+
+def _valid(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((T, B)) < 0.7
+
+
+def _gather(normalizer: ObservationNormalizer, rows: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
+    """Return the statistics of T * B rows."""
+    valid = np.ones((T, B), np.bool_) if valid is None else valid
+    return normalizer.gather(rows.reshape(T, B, *rows.shape[1:]), valid)
+
+
+def _apply(normalizer: ObservationNormalizer, observation: np.ndarray, dtype=torch.float32) -> Tensor:
+    out = torch.full(observation.shape, torch.nan, dtype=dtype)
+    normalizer.apply(observation, out=out)
+    return out
+
+
+def _observation(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(B, *PIXELS.observation_shape), dtype=np.uint8)
+
+
+def test_statistics_of_two_workers_add_up_to_one_pass_over_everything() -> None:
+    normalizer = _normalizer(PIXELS)
+    total = torch.zeros(normalizer.size, dtype=torch.float64)
+    everything = []
+    for seed in range(4):  # two workers, two rollouts each; sums of squares beyond what float32 can count
+        rows = _frames(seed, 40 * 20).reshape(40, 20, HEIGHT, WIDTH)
+        valid = np.random.default_rng(seed).random((40, 20)) < 0.7
+        total += normalizer.gather(rows, valid)
+        everything.append(rows[valid])
+    rows = np.concatenate(everything).astype(np.int64)
+    assert normalizer.size == len(total) == 1 + 2 * HEIGHT * WIDTH
+    assert total.dtype == torch.float64
+    assert total[0] == len(rows)
+    sums, squares = total[1:].view(2, HEIGHT, WIDTH).numpy()
+    assert (sums == rows.sum(0)).all()
+    assert (squares == (rows**2).sum(0)).all()
+    assert squares.max() > 2**24
+
+
+def test_reset_rows_are_not_counted() -> None:
+    normalizer = _normalizer(PIXELS)
+    rows, valid = _frames(1), _valid(1)
+    first = _gather(normalizer, rows, valid)
+    rows[~valid.ravel()] = 255 - rows[~valid.ravel()]
+    assert 0 < (~valid).sum() < T * B
+    assert torch.equal(_gather(normalizer, rows, valid), first)
+    assert not torch.equal(_gather(normalizer, rows, ~valid), first)
+    none = _gather(normalizer, rows, np.zeros((T, B), np.bool_))
+    assert none.count_nonzero() == 0
+
+
+def test_pixels_are_standardized_by_the_newest_frames_mean_and_std_in_every_frame_of_the_stack() -> None:
+    normalizer = _normalizer(PIXELS)
+    rows = (_frames(1) * np.linspace(0.1, 1, WIDTH)).astype(np.uint8)  # another spread in every column
+    normalizer.load(_gather(normalizer, rows))
+    mean, variance = rows.astype(np.float64).mean(0), rows.astype(np.float64).var(0)
+    observation = _observation(2)
+    expected = np.clip((observation - mean) / np.sqrt(variance + 5.0**2), -20, 20)
+    np.testing.assert_allclose(_apply(normalizer, observation).numpy(), expected, atol=1e-4, rtol=0)
+
+
+def test_vectors_are_standardized_per_dimension() -> None:
+    normalizer = _normalizer(VECTOR)
+    rng = np.random.default_rng(3)
+    rows = (rng.normal(size=(T * B, D)) * np.arange(D) + np.arange(D)).astype(np.float32)  # dimension 0 is constant
+    normalizer.load(_gather(normalizer, rows))
+    mean, variance = rows.astype(np.float64).mean(0), rows.astype(np.float64).var(0)
+    observation = rng.normal(size=(B, D)).astype(np.float32)
+    expected = np.clip((observation - mean) / np.sqrt(variance + 0.01**2), -20, 20)
+    assert (np.abs(expected[:, 0]) == 20).any()
+    np.testing.assert_allclose(_apply(normalizer, observation).numpy(), expected, atol=1e-4, rtol=0)
+
+
+def test_snapshot_holds_until_the_next_load() -> None:
+    normalizer, observation = _normalizer(PIXELS), _observation(0)
+    first_statistics = _gather(normalizer, _frames(1))
+    normalizer.load(first_statistics)
+    before = _apply(normalizer, observation)
+    more = first_statistics + _gather(normalizer, _frames(2) // 3)
+    first_statistics += 1e6  # the shared vector goes on changing
+    assert torch.equal(_apply(normalizer, observation), before)
+    normalizer.load(more)
+    after = _apply(normalizer, observation)
+    assert not torch.equal(after, before)
+    fresh = _normalizer(PIXELS)
+    fresh.load(more)
+    assert torch.equal(_apply(fresh, observation), after)  # nothing of the first snapshot stays
+
+
+def test_nothing_changes_once_the_limit_is_reached() -> None:
+    optimizer = OptimizerConfig()
+    normalizer = _normalizer(PIXELS, steps=2 * T * B)
+    state = create_shared_state(optimizer, torch.zeros(3), num_workers=2, statistics_size=normalizer.size)
+    stores = [SharedMemoryStore(state, optimizer, worker=worker, total_steps=100) for worker in range(2)]
+    observation = _observation(0)
+    inputs = []
+    for number in range(4):
+        stores[0].pull_statistics(normalizer)
+        assert normalizer.is_frozen == (number >= 2)  # 0, 15 rows: not yet; 30 rows: frozen
+        inputs.append(_apply(normalizer, observation))
+        stores[number % 2].count(T * B, 0, 0, _gather(normalizer, _frames(number) // (number + 1)))
+    assert not torch.equal(inputs[0], inputs[1])
+    assert not torch.equal(inputs[1], inputs[2])
+    assert torch.equal(inputs[2], inputs[3])
+
+
+def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip() -> None:
+    normalizer = _normalizer(PIXELS)
+    rows = _frames(1)
+    rows[:, 0, 0], rows[:, 0, 1], rows[:, 0, 2] = 0, 255, 87
+    normalizer.load(_gather(normalizer, rows))
+    observation = np.zeros((B, STACK, HEIGHT, WIDTH), np.uint8)
+    observation[0, :, 0, 0], observation[1, :, 0, 0] = 255, 10
+    observation[2, :, 0, 1] = 0
+    observation[:, :, 0, 2] = 87
+    out = _apply(normalizer, observation)
+    assert out.abs().max() == 20
+    assert (out[0, :, 0, 0] == 20).all()
+    torch.testing.assert_close(out[1, :, 0, 0], torch.full((STACK,), 10 / 5.0))  # the std's floor is 5 of 255
+    assert (out[2, :, 0, 1] == -20).all()
+    assert (out[:, :, 0, 2] == 0).all()
+
+
+def test_pixels_are_divided_by_255_before_the_first_statistics() -> None:
+    normalizer, observation = _normalizer(PIXELS), _observation(0)
+    for _ in range(2):
+        expected = torch.from_numpy(observation).float() / 255
+        torch.testing.assert_close(_apply(normalizer, observation), expected)
+        assert not normalizer.is_frozen
+        normalizer.load(torch.zeros(normalizer.size, dtype=torch.float64))
+
+
+def test_vectors_pass_unchanged_before_the_first_statistics() -> None:
+    observation = np.random.default_rng(0).normal(size=(B, D)).astype(np.float32)
+    assert torch.equal(_apply(_normalizer(VECTOR), observation), torch.from_numpy(observation))
+
+
+@pytest.mark.parametrize(("kind", "divisor"), [("scale", 255.0), ("none", 1.0)])
+def test_scale_divides_pixels_by_255_and_none_leaves_them(kind: str, divisor: float) -> None:
+    normalizer, observation = _normalizer(PIXELS, kind), _observation(0)
+    assert normalizer.size == 0
+    assert normalizer.is_frozen  # nothing is gathered
+    for _ in range(2):
+        torch.testing.assert_close(_apply(normalizer, observation), torch.from_numpy(observation).float() / divisor)
+        normalizer.load(torch.zeros(0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["scale", "none"])
+def test_scale_and_none_leave_vectors_unchanged(kind: str) -> None:
+    observation = 100 * np.random.default_rng(0).normal(size=(B, D)).astype(np.float32)
+    assert torch.equal(_apply(_normalizer(VECTOR, kind), observation), torch.from_numpy(observation))
+
+
+@pytest.mark.parametrize("kind", ["per_element", "scale", "none"])
+def test_input_has_the_models_dtype(kind: str) -> None:
+    exact, rounded = _normalizer(PIXELS, kind), _normalizer(PIXELS, kind, dtype=torch.bfloat16)
+    if kind == "per_element":
+        for normalizer in (exact, rounded):
+            normalizer.load(_gather(normalizer, _frames(1)))
+    out = _apply(rounded, _observation(0), torch.bfloat16)
+    torch.testing.assert_close(out.float(), _apply(exact, _observation(0)), atol=1e-3, rtol=2**-8)
+
+
+@pytest.mark.parametrize("spec", [PIXELS, VECTOR])
+@pytest.mark.parametrize("kind", ["per_element", "scale", "none"])
+def test_raw_observation_is_left_alone(kind: str, spec: EnvSpec) -> None:
+    normalizer = _normalizer(spec, kind)
+    if kind == "per_element":
+        rows = _frames(1) if spec.is_image else np.arange(T * B * D, dtype=np.float32).reshape(T * B, D)
+        normalizer.load(_gather(normalizer, rows))
+    observation = _observation(0) if spec.is_image else np.full((B, D), 30, np.float32)
+    before = observation.copy()
+    first, second = _apply(normalizer, observation), _apply(normalizer, observation)
+    assert (observation == before).all()
+    assert torch.equal(first, second)

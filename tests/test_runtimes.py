@@ -1,0 +1,454 @@
+"""The runtimes as users meet them: reproducible, asynchronous, and clean at every kind of end."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toy_envs import TOY, configure, make_constant_reward, make_crash, make_crash_in_the_evaluator, make_exit
+
+from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from arcadia.config import TrainConfig
+from arcadia.metrics import read_metrics
+from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
+from arcadia.runtimes import resume, train
+from arcadia.runtimes.hogwild import ProcessError
+
+PATIENCE = 120.0  # seconds; a machine that is busy with other things starts processes slowly
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+
+
+def final(run: Path) -> Checkpoint:
+    path = newest_checkpoint(run)
+    assert path is not None
+    return load_checkpoint(path)
+
+
+def pong(run: Path, **settings: object) -> TrainConfig:
+    """50 updates of 2 x 5 decisions of Pong. No game ends so soon, so that every row is valid."""
+    defaults = {
+        "torso": "mlp",
+        "hidden_sizes": (16,),
+        "normalization_steps": 200,
+        "num_envs": 2,
+        "num_steps": 5,
+        "num_epochs": 1,
+        "clip_range": None,
+        "clip_rewards": True,
+        "schedule": "linear",
+        "total_steps": 500,
+        "eval_episodes": 1,
+        "eval_updates": 30,
+        "runtime": "serial",
+    }
+    return configure(TOY, "pong", run, **(defaults | settings))
+
+
+def cartpole(run: Path, **settings: object) -> TrainConfig:
+    """Short games, so that episode borders, minibatches and several passes take part."""
+    defaults = {
+        "hidden_sizes": (13,),
+        "normalization_steps": 300,
+        "num_envs": 3,
+        "num_steps": 7,
+        "num_epochs": 2,
+        "num_minibatches": 2,
+        "schedule": "linear",
+        "total_steps": 600,
+        "eval_episodes": 2,
+        "eval_updates": 40,
+        "runtime": "serial",
+    }
+    return configure(TOY, "CartPole-v1", run, **(defaults | settings))
+
+
+# ------------------------------------------------------------------------------------------------------- reproducible
+
+
+@pytest.mark.parametrize("make_config", [pong, cartpole])
+def test_serial_gives_the_same_bytes_for_one_seed_and_others_for_another(make_config, tmp_path):
+    for run, seed in (("first", 5), ("second", 5)):
+        train(make_config(tmp_path / run, seed=seed, num_workers=2))
+    train(make_config(tmp_path / "other", seed=6, num_workers=2, eval_episodes=0))
+    first, second, other = (final(tmp_path / run) for run in ("first", "second", "other"))
+
+    assert first.parameters.isfinite().all()
+    assert first.parameters.numpy().tobytes() == second.parameters.numpy().tobytes()
+    assert first.parameters.numpy().tobytes() != other.parameters.numpy().tobytes()
+    assert first.statistics.equal(second.statistics)
+    assert first.statistics[:, 0].min() > 0, "both workers feed the normaliser"
+    assert first.counters.equal(second.counters)
+    for name, tensor in first.optimizer_state.items():
+        assert tensor.numpy().tobytes() == second.optimizer_state[name].numpy().tobytes(), name
+    evaluations = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run) if row["kind"] == "evaluation"]
+        for run in (tmp_path / "first", tmp_path / "second")
+    ]
+    assert len(evaluations[0]) >= 2
+    assert {row["mode"] for row in evaluations[0]} == {"greedy", "sampled"}
+    assert evaluations[0] == evaluations[1]
+
+
+def test_evaluating_does_not_disturb_serial_training(tmp_path):
+    train(cartpole(tmp_path / "with"))
+    train(cartpole(tmp_path / "without", eval_episodes=0))
+    assert final(tmp_path / "with").parameters.equal(final(tmp_path / "without").parameters)
+
+
+def test_training_gives_back_the_signal_handlers(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(cartpole(tmp_path / "run", total_steps=1))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_rollouts_without_a_valid_row_do_no_harm(tmp_path):
+    """One environment, one decision: every sixteenth rollout is nothing but a reset."""
+    config = cartpole(tmp_path / "run", num_envs=1, num_steps=1, num_minibatches=1, total_steps=90, eval_episodes=0)
+    assert config.loss.normalize_advantage
+    train(config, make_env=make_constant_reward)
+    checkpoint = final(tmp_path / "run")
+    assert checkpoint.parameters.isfinite().all()
+    assert checkpoint.env_steps == 90
+    assert checkpoint.counters[0, UPDATES] >= 2 * 95, "resets took part"
+    for row in read_metrics(tmp_path / "run"):
+        assert all(value == value for key, value in row.items() if key != "kind"), row
+
+
+@pytest.mark.parametrize(
+    ("make_config", "settings"),
+    [
+        (pong, {}),
+        (cartpole, {"optimizer": "amsgrad", "core": "gru", "core_size": 11}),
+        (cartpole, {"optimizer": "rmsprop", "shared_statistics": False, "num_epochs": 1, "eval_episodes": 0}),
+    ],
+    ids=["pong", "cartpole-gru-amsgrad", "cartpole-private-rmsprop"],
+)
+def test_hogwild_with_one_worker_computes_exactly_what_serial_does(make_config, settings, tmp_path):
+    for runtime in ("serial", "hogwild"):
+        settings = settings | {"eval_cpu_share": 1.0, "num_workers": 1}
+        train(make_config(tmp_path / runtime, runtime=runtime, **settings))
+    serial, hogwild = final(tmp_path / "serial"), final(tmp_path / "hogwild")
+
+    updates = int(serial.counters[:, UPDATES].sum())
+    assert updates == 50 if make_config is pong else updates >= 25
+    assert hogwild.counters.equal(serial.counters)
+    assert hogwild.parameters.numpy().tobytes() == serial.parameters.numpy().tobytes()
+    assert hogwild.statistics.equal(serial.statistics)
+    assert hogwild.optimizer_state.keys() == serial.optimizer_state.keys()
+    for name, tensor in serial.optimizer_state.items():
+        assert tensor.abs().sum() > 0, name
+        assert hogwild.optimizer_state[name].equal(tensor), name
+
+
+# ------------------------------------------------------------------------------------------------------- asynchronous
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished hogwild run of two workers that both took part."""
+    run = tmp_path_factory.mktemp("hogwild") / "run"
+    train(cartpole(run, runtime="hogwild", num_workers=2, total_steps=5_000, eval_cpu_share=1.0, seed=3))
+    return run
+
+
+def test_two_hogwild_workers_share_one_count_of_everything(two_workers):
+    counters = final(two_workers).counters
+    assert counters.shape == (2, 4)
+    assert (counters[:, UPDATES] > 0).all(), "both workers updated"
+    total = counters.sum(0)
+    assert total[ENV_STEPS] >= 5_000
+    assert total[ENV_STEPS] == total[FRAMES], "one frame per decision in classic control, resets excluded"
+    assert total[EPISODES] > 0
+    last = [row for row in read_metrics(two_workers) if row["kind"] == "train"][-1]
+    assert [last[name] for name in ("env_steps", "frames", "updates", "episodes")] == total.tolist()
+    step = final(two_workers).optimizer_state["step"]
+    assert step.shape == (1,)
+    # Without a lock two increments may fall together; most do not.
+    assert 0.5 * total[UPDATES] <= float(step) <= total[UPDATES]
+
+
+def test_two_hogwild_workers_gather_one_set_of_statistics(two_workers):
+    statistics = final(two_workers).statistics
+    assert (statistics[:, 0] > 0).all()
+    # Each worker may be within one rollout (3 x 7) when the limit of 300 is reached, and sees it at its next pull.
+    assert 300 <= float(statistics[:, 0].sum()) <= 300 + 2 * 2 * 21
+
+
+def test_two_hogwild_workers_write_valid_metrics(two_workers):
+    rows = read_metrics(two_workers)
+    assert len(rows) == len((two_workers / "metrics.jsonl").read_text().splitlines()), "every line is JSON"
+    training = [row for row in rows if row["kind"] == "train"]
+    assert training
+    for row in training:
+        assert all(isinstance(value, (int, float)) and value == value for key, value in row.items() if key != "kind")
+        assert 0 <= row["entropy"] <= 0.6932  # nats, two actions
+        assert 0 <= row["clip_fraction"] <= 1
+        assert row["staleness_max"] >= row["staleness"] >= 0
+    for name in ("env_steps", "frames", "updates", "episodes", "seconds"):
+        values = [row[name] for row in training]
+        assert values == sorted(values), name
+    assert max(row["staleness_max"] for row in training) >= 1, "somebody else's update came in between"
+
+
+def test_a_hogwild_run_is_resumed_by_more_workers(two_workers, tmp_path):
+    run = Path(shutil.copytree(two_workers, tmp_path / "run"))
+    first = final(run)
+    result = resume(run, total_steps=first.env_steps + 500, num_workers=3)
+    second = final(run)
+    assert result.env_steps == second.env_steps >= first.env_steps + 500
+    assert second.counters.shape == (3, 4)
+    assert (second.counters.sum(0) > first.counters.sum(0)).all()
+    assert second.statistics.sum(0).equal(first.statistics.sum(0)), "frozen before, frozen after"
+    assert not second.parameters.equal(first.parameters)
+    env_steps = [row["env_steps"] for row in read_metrics(run) if row["kind"] == "train"]
+    assert env_steps == sorted(set(env_steps))
+
+
+# ------------------------------------------------------------------------------------------------- a failing process
+
+
+def test_an_exception_in_a_worker_is_raised_with_its_name_and_traceback(tmp_path):
+    config = configure(
+        TOY, "toy", tmp_path / "run", num_workers=2, num_envs=2, num_steps=4, eval_episodes=0, total_steps=10**6
+    )
+    with pytest.raises(ProcessError) as caught:
+        train(config, make_env=make_crash)
+    message = str(caught.value)
+    assert re.match(r"worker-[01] failed:\nTraceback", message)
+    assert 'toy_envs.py", line' in message
+    assert "ArithmeticError: the toy environment broke" in message
+    checkpoint = final(tmp_path / "run")
+    assert 0 < checkpoint.env_steps <= 2 * 2 * 20, "what was learned before is kept"
+
+
+def test_an_exception_in_the_evaluator_is_raised_with_its_name(tmp_path):
+    config = configure(TOY, "toy", tmp_path / "run", num_workers=1, num_envs=3, eval_episodes=2, total_steps=10**9)
+    with pytest.raises(ProcessError, match=r"(?s)evaluator failed:\n.*the toy environment broke"):
+        train(config, make_env=make_crash_in_the_evaluator)
+
+
+def test_an_exception_in_a_serial_worker_leaves_a_checkpoint(tmp_path):
+    config = configure(
+        TOY, "toy", tmp_path / "run", runtime="serial", num_workers=1, num_envs=2, num_steps=4, eval_episodes=0
+    )
+    with pytest.raises(ArithmeticError, match="the toy environment broke"):
+        train(config, make_env=make_crash)
+    assert final(tmp_path / "run").env_steps > 0
+
+
+def test_a_worker_that_exits_before_the_end_is_a_failure(tmp_path):
+    config = configure(
+        TOY,
+        "toy",
+        tmp_path / "run",
+        num_workers=1,
+        num_envs=2,
+        num_steps=4,
+        eval_episodes=0,
+        total_steps=10**6,
+        total_minutes=0.3,
+    )
+    with pytest.raises(ProcessError, match="worker-0"):
+        train(config, make_env=make_exit)
+
+
+# ------------------------------------------------------------------------------------------------------ real processes
+
+
+class Cli:
+    """`arcadia` in a process of its own, with a mark in the environment that all its descendants inherit."""
+
+    def __init__(self, arguments: list[str], folder: Path, program: list[str] | None = None) -> None:
+        self.mark = uuid.uuid4().hex
+        self.shared_memory = shared_memory()
+        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
+        with open(self.stdout, "w") as out, open(self.stderr, "w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *(program or ["-m", "arcadia"]), *arguments],
+                cwd=folder,
+                stdout=out,
+                stderr=err,
+                env=os.environ | {"ARCADIA_TEST_MARK": self.mark},
+                start_new_session=True,
+            )
+
+    def family(self) -> list[int]:
+        """Return the process ids of `arcadia` and all its descendants, oldest first."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:  # ended meanwhile
+                continue
+        return sorted(found)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of spawned children, oldest first."""
+        found = []
+        for pid in self.family():
+            try:
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+            except OSError:
+                continue
+        return found
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.stderr.read_text()}"
+            assert time.monotonic() < deadline, f"no {what} in {PATIENCE:.0f} s: {self.stdout.read_text()}"
+            time.sleep(0.05)
+
+    def wait_for_learning(self, run: Path) -> None:
+        """Wait for a checkpoint after the first update."""
+        self.wait_until(lambda: (newest := newest_checkpoint(run)) is not None and int(newest.stem) > 0, "checkpoint")
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def assert_nothing_is_left(self, seconds: float = 1.0) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := self.family()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left, "processes live on"
+        assert shared_memory() <= self.shared_memory, "files in /dev/shm"
+
+
+def shared_memory() -> set[str]:
+    """Return what torch and multiprocessing have in /dev/shm."""
+    folder = Path("/dev/shm")
+    names = os.listdir(folder) if folder.exists() else []
+    return {name for name in names if name.startswith(("torch_", "sem.", "psm_", "mp-", "pym-"))}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Cli]]:
+    """Start `arcadia` processes; whatever is left of them afterwards is killed."""
+    started: list[Cli] = []
+
+    def start_one(*arguments: object, program: list[str] | None = None) -> Cli:
+        started.append(Cli([str(argument) for argument in arguments], tmp_path, program))
+        return started[-1]
+
+    yield start_one
+    for cli in started:
+        for pid in cli.family():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        cli.process.wait()
+
+
+def consistent(run: Path, *, num_workers: int, rollout: int) -> None:
+    """Check a final checkpoint of a run without episode borders: counters agree, and nothing was written later."""
+    checkpoint = final(run)
+    assert checkpoint.counters.shape == (num_workers, 4)
+    # One update per rollout of valid rows; a stopped worker finishes the update that it is in.
+    assert checkpoint.counters[:, ENV_STEPS].equal(checkpoint.counters[:, UPDATES] * rollout)
+    assert checkpoint.env_steps > 0
+    assert checkpoint.parameters.isfinite().all()
+    rows = read_metrics(run)
+    assert max(row["env_steps"] for row in rows) == checkpoint.env_steps
+
+
+SOON = ("--checkpoint-seconds", 0.2)
+ONE_UPDATE = ("--num-epochs", 1, "--num-minibatches", 1)  # per rollout
+SMALL_PONG = ("--torso", "mlp", "--hidden-sizes", 16, "--num-envs", 2, "--num-steps", 5, *ONE_UPDATE, *SOON)
+
+
+@needs_proc
+def test_ctrl_c_stops_the_whole_group_within_seconds_and_leaves_a_checkpoint(start, tmp_path):
+    cli = start("train", "pong", "--run-dir", tmp_path / "run", "--num-workers", 2, *SMALL_PONG)
+    cli.wait_for_learning(tmp_path / "run")
+    asked = time.monotonic()
+    os.killpg(cli.process.pid, signal.SIGINT)  # as a terminal does
+    assert cli.end() == 130, cli.stderr.read_text()
+    took = time.monotonic() - asked
+    assert took < 15, "the bar is 5 s on an idle machine"
+    cli.assert_nothing_is_left()
+    consistent(tmp_path / "run", num_workers=2, rollout=10)
+    assert "stopped by a signal" in cli.stdout.read_text()
+    assert cli.stderr.read_text() == ""
+
+
+@needs_proc
+def test_ctrl_c_while_workers_start_is_as_quiet_as_later(start, tmp_path):
+    cli = start("train", "CartPole-v1", "--run-dir", tmp_path / "run", "--num-workers", 2)
+    cli.wait_until(lambda: len(cli.workers()) >= 2, "second worker")
+    asked = time.monotonic()
+    os.killpg(cli.process.pid, signal.SIGINT)
+    assert cli.end() == 130, cli.stderr.read_text()
+    assert time.monotonic() - asked < 15, "the bar is 5 s on an idle machine"
+    cli.assert_nothing_is_left()
+    assert cli.stderr.read_text() == ""
+    assert newest_checkpoint(tmp_path / "run") is not None
+
+
+@needs_proc
+@pytest.mark.parametrize("to_the_group", [False, True], ids=["main process", "whole group"])
+def test_sigterm_stops_cleanly(start, tmp_path, to_the_group):
+    """`kill` reaches the main process; `timeout` and service managers reach the whole group."""
+    run = tmp_path / "run"
+    cli = start("train", "pong", "--run-dir", run, "--num-workers", 1, "--eval-episodes", 0, *SMALL_PONG)
+    cli.wait_for_learning(run)
+    (os.killpg if to_the_group else os.kill)(cli.process.pid, signal.SIGTERM)
+    assert cli.end() == 143, cli.stderr.read_text()
+    cli.assert_nothing_is_left()
+    consistent(run, num_workers=1, rollout=10)
+
+
+@needs_proc
+def test_children_end_soon_after_the_main_process_was_killed(start, tmp_path):
+    run = tmp_path / "run"
+    cli = start("train", "CartPole-v1", "--run-dir", run, "--num-workers", 2, "--total-steps", 10**9, *SOON)
+    cli.wait_for_learning(run)
+    assert len(cli.workers()) == 3, "two workers and the evaluator"
+    cli.process.kill()
+    assert cli.end() == -signal.SIGKILL
+    cli.assert_nothing_is_left(seconds=30)  # 10 s on an idle machine
+
+
+@needs_proc
+@pytest.mark.parametrize("victim", ["worker-1", "evaluator"])
+def test_a_killed_child_ends_the_run_with_its_name_and_signal(start, tmp_path, victim):
+    run = tmp_path / "run"
+    kinds = ("--num-workers", 2, "--eval-episodes", 0) if victim == "worker-1" else ("--num-workers", 1)
+    cli = start("train", "CartPole-v1", "--run-dir", run, *kinds, "--total-steps", 10**9, *SOON)
+    cli.wait_for_learning(run)
+    children = cli.workers()
+    assert len(children) == 2
+    os.kill(children[-1], signal.SIGKILL)
+    assert cli.end() == 1
+    assert cli.stderr.read_text() == f"arcadia: error: {victim} was killed by SIGKILL\n"
+    cli.assert_nothing_is_left()
+    assert final(run).env_steps > 0
+
+
+@needs_proc
+def test_an_exception_in_a_worker_ends_the_command_with_1_and_leaves_nothing(start, tmp_path):
+    script = tmp_path / "train_crash.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import gymnasium, toy_envs\n"
+        "gymnasium.register('Crash-v0', toy_envs.Crash, disable_env_checker=True)\n"
+        "from arcadia.cli import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    options = ("--num-workers", 2, "--num-envs", 2, "--eval-episodes", 0, *ONE_UPDATE)
+    cli = start("train", "Crash-v0", *options, "--run-dir", tmp_path / "run", program=[str(script)])
+    assert cli.end() == 1
+    cli.assert_nothing_is_left()
+    error = cli.stderr.read_text()
+    assert re.match(r"arcadia: error: worker-[01] failed:\nTraceback", error)
+    assert "the toy environment broke" in error
+    assert error.count("Traceback") == 1, "one process is blamed"
