@@ -197,13 +197,13 @@ def test_two_hogwild_workers_write_valid_metrics(two_workers):
     assert max(row["staleness_max"] for row in training) >= 1, "somebody else's update came in between"
 
 
-def test_a_hogwild_run_is_resumed_by_more_workers(two_workers, tmp_path):
+def test_a_hogwild_run_is_resumed_by_fewer_workers(two_workers, tmp_path):
     run = Path(shutil.copytree(two_workers, tmp_path / "run"))
     first = final(run)
-    result = resume(run, total_steps=first.env_steps + 500, num_workers=3)
+    result = resume(run, total_steps=first.env_steps + 500, num_workers=1)
     second = final(run)
     assert result.env_steps == second.env_steps >= first.env_steps + 500
-    assert second.counters.shape == (3, 4)
+    assert second.counters.shape == (1, 4)
     assert (second.counters.sum(0) > first.counters.sum(0)).all()
     assert second.statistics.sum(0).equal(first.statistics.sum(0)), "frozen before, frozen after"
     assert not second.parameters.equal(first.parameters)

@@ -16,7 +16,7 @@ class EnvConfig:
     frame_stack: int = 4
     """Newest frames stacked in one Atari observation."""
     noop_max: int = 30
-    """Atari: a game starts with fewer than this many random no-op frames."""
+    """Atari: a game starts with fewer than this many random no-ops (frames; decisions where the skip is random)."""
     fire_on_reset: bool = True
     """Atari: press FIRE at a game's start, in games that have the button."""
     terminal_on_life_loss: bool = True

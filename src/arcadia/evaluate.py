@@ -82,7 +82,7 @@ class Player:
         num_threads: int = 1,
     ) -> None:
         env_seed, action_seed = np.random.SeedSequence((seed, _EVALUATION_STREAM, greedy)).generate_state(2)
-        self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=int(env_seed) >> 1, num_threads=num_threads)
+        self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=int(env_seed) >> 2, num_threads=num_threads)
         dtype = getattr(torch, config.model.dtype)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)

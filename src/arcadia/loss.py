@@ -17,6 +17,7 @@ class Targets(NamedTuple):
     return_: Tensor  # [T, B] float32
 
 
+@torch.no_grad()
 def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
     """Compute advantages and returns from the values predicted while acting. No gradient."""
     discount = config.gamma * (~rollout.terminated).float()  # [T, B]
@@ -61,7 +62,7 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
         policy = -log_prob * advantage
         clipped = torch.zeros_like(rollout.valid)
     else:
-        ratio = (log_prob - rollout.log_prob).exp()
+        ratio = (log_prob - rollout.log_prob.detach()).exp()
         bounded = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
         policy = -torch.minimum(ratio * advantage, bounded * advantage)
         clipped = ratio != bounded

@@ -118,8 +118,9 @@ class SharedMemoryStore:
         return version
 
     def pull_statistics(self, normalizer: ObservationNormalizer) -> None:
-        if not normalizer.is_frozen:
-            normalizer.load(self._state.statistics.sum(0))
+        statistics = self._state.statistics
+        if statistics.shape[1] and float(statistics[:, 0].sum()) != normalizer.count:
+            normalizer.load(statistics.sum(0))
 
     def push(self, gradient: Tensor) -> int:
         version = self._state.counter(UPDATES)

@@ -14,9 +14,9 @@ from arcadia.types import Rollout, UpdateReport
 
 
 def seeds(seed: int, worker: int, restart: int, count: int) -> list[int]:
-    """Return `count` independent 31-bit seeds of one (seed, worker, restart count)."""
+    """Return `count` independent 30-bit seeds of one (seed, worker, restart count)."""
     state = np.random.SeedSequence((seed, worker, restart)).generate_state(count)
-    return [int(value) >> 1 for value in state]
+    return [int(value) >> 2 for value in state]
 
 
 class Worker:

@@ -15,13 +15,14 @@ from arcadia.envs.names import AtariName, parse_atari_name, simplify
 from arcadia.types import BoolArray, Observations, Timestep
 
 FRAME_SIZE = 84
+TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner in every worker
 
 
 def games() -> dict[str, str]:
-    """Return simplified name -> ROM name of every game that ships with ale-py."""
-    return {simplify(rom): rom for rom in roms.get_all_rom_ids()}
+    """Return simplified name -> ROM name of every game for one player that ships with ale-py."""
+    return {simplify(rom): rom for rom in roms.get_all_rom_ids() if rom not in TWO_PLAYER_GAMES}
 
 
 def parse(name: str) -> AtariName | None:

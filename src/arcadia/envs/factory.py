@@ -73,7 +73,7 @@ def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads:
         return make_atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     try:
         return GymVectorEnv(lambda: gymnasium.make(found), num_envs=num_envs, seed=seed)
-    except gymnasium.error.Error as error:  # such as a package that is not installed
+    except (gymnasium.error.Error, ImportError) as error:  # such as a package that is not installed
         raise UserError(f"{found} cannot be built: {error}") from None
 
 

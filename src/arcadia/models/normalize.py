@@ -44,6 +44,11 @@ class ObservationNormalizer:
         return 1 + 2 * self._num_elements if self._kind == "per_element" else 0
 
     @property
+    def count(self) -> float:
+        """Rows behind the snapshot."""
+        return self._count
+
+    @property
     def is_frozen(self) -> bool:
         """True once enough rows were seen: nothing is gathered any more."""
         return self._kind != "per_element" or self._count >= self._limit
@@ -69,9 +74,9 @@ class ObservationNormalizer:
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
-            out.copy_(raw.float().mul_(self._scale))
+            out.copy_(raw * self._scale)
         else:
-            out.copy_(raw.float().sub_(self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
+            out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
 
     def gather(self, observation: Observations, valid: BoolArray) -> Tensor:
         """Return the statistics [1 + 2K] float64 of the rows of one rollout.
