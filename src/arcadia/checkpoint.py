@@ -60,7 +60,7 @@ def restore(state: SharedState, checkpoint: Checkpoint) -> None:
             f"has {len(state.parameters)}: use the checkpoint's own config.json"
         )
     if (
-        checkpoint.optimizer_state.keys() != state.optimizer_state.keys()
+        _widths(checkpoint.optimizer_state) != _widths(state.optimizer_state)
         or checkpoint.statistics.shape[1] != state.statistics.shape[1]
     ):
         raise UserError(
@@ -80,6 +80,11 @@ def restore(state: SharedState, checkpoint: Checkpoint) -> None:
             target.copy_(source)
         else:
             target[0] = source.sum(0)  # only the sum over workers has a meaning
+
+
+def _widths(optimizer_state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes without the first dimension, which is the number of copies."""
+    return {name: tensor.shape[1:] for name, tensor in optimizer_state.items()}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -116,8 +121,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {error}): delete it to use the one before"
         ) from None
-    if checkpoint.parameters.dtype != torch.float32 or checkpoint.parameters.dim() != 1:
-        raise UserError(f"{path} holds no flat float32 parameters: delete it to use the one before")
+    if not (
+        isinstance(progress, dict)
+        and checkpoint.parameters.dtype == torch.float32
+        and checkpoint.parameters.dim() == 1
+        and checkpoint.statistics.dtype == torch.float64
+        and checkpoint.statistics.dim() == 2
+        and checkpoint.counters.dtype == torch.int64
+        and checkpoint.counters.dim() == 2
+        and checkpoint.counters.shape[1] == 4
+        and all(tensor.dim() >= 1 and len(tensor) > 0 for tensor in checkpoint.optimizer_state.values())
+    ):
+        raise UserError(f"{path} is not laid out as a checkpoint: delete it to use the one before")
     return checkpoint
 
 
@@ -162,8 +177,6 @@ def create_run(run: Path, config: TrainConfig) -> None:
     Raises:
         UserError: it exists already or cannot be written.
     """
-    if (run / "config.json").exists():
-        raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
     description = {
         "config": config.to_dict(),
         "versions": {
@@ -174,6 +187,8 @@ def create_run(run: Path, config: TrainConfig) -> None:
         "commit": _commit(),
     }
     try:
+        if (run / "config.json").exists():
+            raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
         for folder in ("checkpoints", "best"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         write_config(run, description)

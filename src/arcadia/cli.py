@@ -1,11 +1,13 @@
 """The command line: arcadia train | resume | eval | recipes | bench."""
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
@@ -29,6 +31,8 @@ commands:
 `arcadia COMMAND --help` lists every option with its default and unit.
 """
 
+PANEL_LINES = 11
+T = TypeVar("T")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -69,15 +73,29 @@ def _fail(message: str, code: int = 2) -> int:
     return code
 
 
+def _parse(settings: type[T], *, prog: str, description: str, args: list[str], default: T | None = None) -> T:
+    """Parse arguments into `settings`; a mistake ends the process with code 2 and a short message."""
+    errors = io.StringIO()
+    start = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(settings, prog=prog, description=description, args=args, default=start)
+    except SystemExit:
+        lines = errors.getvalue().splitlines()
+        if len(lines) > PANEL_LINES:  # one per option that the mistake resembles
+            lines = lines[: PANEL_LINES - 3] + lines[-3:]
+        print("\n".join(lines), file=sys.stderr, end="\n" if lines else "")
+        raise
+
+
 def _train(arguments: list[str]) -> int:
     from arcadia.config import TrainConfig
     from arcadia.recipes import recipe
 
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--env", *arguments]
-    env, name = _value_of("--env", arguments), _value_of("--recipe", arguments)
+    arguments, env = _env_first(arguments)
+    name = _value_of("--recipe", arguments)
     defaults = recipe(name or _default_recipe(env)).config
-    config = tyro.cli(
+    config = _parse(
         tyro.conf.OmitArgPrefixes[TrainConfig],
         prog="arcadia train",
         description="Train an agent. ENV may come first: arcadia train pong --seed 2",
@@ -87,6 +105,16 @@ def _train(arguments: list[str]) -> int:
     from arcadia.runtimes import train
 
     return _run(lambda: train(config))
+
+
+def _env_first(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Turn a leading ENV into `--env ENV`; return the arguments and the environment."""
+    if not arguments or arguments[0].startswith("-"):
+        return arguments, _value_of("--env", arguments)
+    again = _value_of("--env", arguments)
+    if again is not None:
+        raise UserError(f"two environments given, {arguments[0]!r} and --env {again!r}: give one")
+    return ["--env", *arguments], arguments[0]
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -121,7 +149,7 @@ class ResumeArguments:
 
 
 def _resume(arguments: list[str]) -> int:
-    given = tyro.cli(
+    given = _parse(
         ResumeArguments,
         prog="arcadia resume",
         description="Continue a run from its newest checkpoint. Options replace the run's settings.",
@@ -178,7 +206,7 @@ class EvalArguments:
 
 
 def _eval(arguments: list[str]) -> int:
-    given = tyro.cli(
+    given = _parse(
         EvalArguments,
         prog="arcadia eval",
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
@@ -190,8 +218,13 @@ def _eval(arguments: list[str]) -> int:
     from arcadia.evaluate import evaluate_run
 
     bar = Progress("playing", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True))
-    with bar:
-        task = bar.add_task("", total=given.episodes)
+    task = bar.add_task("", total=given.episodes)
+
+    def show(finished: int) -> None:
+        bar.start()  # once there is something to show, not before an error
+        bar.update(task, completed=finished)
+
+    try:
         result, path = evaluate_run(
             given.run,
             episodes=given.episodes,
@@ -199,8 +232,11 @@ def _eval(arguments: list[str]) -> int:
             best=given.best,
             num_envs=given.num_envs,
             seed=given.seed,
-            on_progress=lambda finished: bar.update(task, completed=finished),
+            on_progress=show,
         )
+    finally:
+        if bar.live.is_started:
+            bar.stop()
     if given.json:
         print(json.dumps(result))
         return 0
@@ -225,7 +261,7 @@ class RecipesArguments:
 def _recipes(arguments: list[str]) -> int:
     from arcadia.recipes import RECIPES, recipe
 
-    given = tyro.cli(RecipesArguments, prog="arcadia recipes", description="List recipes.", args=arguments)
+    given = _parse(RecipesArguments, prog="arcadia recipes", description="List recipes.", args=arguments)
     if not given.name:
         for name, entry in RECIPES.items():
             print(f"{name:12}{entry.description}\n{'':12}source: {entry.source}")
@@ -255,9 +291,8 @@ class BenchArguments:
 
 
 def _bench(arguments: list[str]) -> int:
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--env", *arguments]
-    given = tyro.cli(
+    arguments, _ = _env_first(arguments)
+    given = _parse(
         BenchArguments,
         prog="arcadia bench",
         description="Measure training speed against the emulator's own, interleaved in one run.",

@@ -2,7 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from math import inf
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from arcadia.types import UserError
 
@@ -65,7 +66,7 @@ class LossConfig:
     num_epochs: int = 1
     """Passes over each rollout."""
     num_minibatches: int = 1
-    """Parts, by environment, that each pass is split into; each part is one update."""
+    """Parts, by environment, that each pass is split into (at most num_envs); each part is one update."""
     clip_range: float | None = None
     """Clip of the probability ratio (as in PPO); needed for more than one pass."""
 
@@ -133,35 +134,51 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-# field: (lowest allowed, whether the bound itself is allowed, highest allowed)
-_BOUNDS: dict[str, tuple[float, bool, float]] = {
-    "num_envs": (1, True, 4096),
-    "frame_stack": (1, True, 16),
-    "noop_max": (0, True, 1000),
-    "core_size": (1, True, 65_536),
-    "normalization_steps": (1, True, float("inf")),
-    "gamma": (0, True, 1),
-    "gae_lambda": (0, True, 1),
-    "value_coefficient": (0, True, float("inf")),
-    "entropy_coefficient": (0, True, float("inf")),
-    "max_grad_norm": (0, False, float("inf")),
-    "num_epochs": (1, True, 1000),
-    "num_minibatches": (1, True, 4096),
-    "clip_range": (0, False, 1),
-    "lr": (0, False, float("inf")),
-    "epsilon": (0, False, float("inf")),
-    "beta1": (0, True, 1),
-    "beta2": (0, True, 1),
-    "alpha": (0, True, 1),
-    "num_workers": (1, True, 4096),
-    "num_steps": (1, True, 100_000),
-    "total_steps": (1, True, float("inf")),
-    "total_minutes": (0, False, float("inf")),
-    "seed": (0, True, 2**63 - 1),
-    "checkpoint_seconds": (0, False, float("inf")),
-    "eval_episodes": (0, True, 1000),
-    "eval_cpu_share": (0, False, 1),
-    "eval_updates": (1, True, float("inf")),
+class _Bounds(NamedTuple):
+    low: float
+    high: float = inf  # infinity itself is never allowed
+    open_low: bool = False
+    open_high: bool = False
+
+    def allow(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high) and value < inf
+
+    def __str__(self) -> str:
+        text = f"{'>' if self.open_low else '>='} {self.low:g}"
+        if self.high == inf:
+            return f"{text} and finite"
+        return f"{text} and {'<' if self.open_high else '<='} {self.high:g}"
+
+
+_BOUNDS = {
+    "num_envs": _Bounds(1, 4096),
+    "frame_stack": _Bounds(1, 16),
+    "noop_max": _Bounds(0, 1000),
+    "core_size": _Bounds(1, 65_536),
+    "normalization_steps": _Bounds(1),
+    "gamma": _Bounds(0, 1),
+    "gae_lambda": _Bounds(0, 1),
+    "value_coefficient": _Bounds(0),
+    "entropy_coefficient": _Bounds(0),
+    "max_grad_norm": _Bounds(0, open_low=True),
+    "num_epochs": _Bounds(1, 1000),
+    "num_minibatches": _Bounds(1, 4096),
+    "clip_range": _Bounds(0, 1, open_low=True),
+    "lr": _Bounds(0, open_low=True),
+    "epsilon": _Bounds(0, open_low=True),
+    "beta1": _Bounds(0, 1, open_high=True),
+    "beta2": _Bounds(0, 1, open_high=True),
+    "alpha": _Bounds(0, 1),
+    "num_workers": _Bounds(1, 4096),
+    "num_steps": _Bounds(1, 100_000),
+    "total_steps": _Bounds(1),
+    "total_minutes": _Bounds(0, open_low=True),
+    "seed": _Bounds(0, 2**63 - 1),
+    "checkpoint_seconds": _Bounds(0, open_low=True),
+    "eval_episodes": _Bounds(0, 1000),
+    "eval_cpu_share": _Bounds(0, 1, open_low=True),
+    "eval_updates": _Bounds(1),
 }
 
 
@@ -173,8 +190,8 @@ def validate(config: TrainConfig) -> None:
     """
     for section in (config.env, config.model, config.loss, config.optimizer, config.runtime):
         for name, value in vars(section).items():
-            if name in _BOUNDS and value is not None:
-                _check_bounds(name, value)
+            if name in _BOUNDS and value is not None and not _BOUNDS[name].allow(value):
+                raise UserError(f"{name} must be {_BOUNDS[name]}, got {value}")
     loss, runtime = config.loss, config.runtime
     for size in config.model.hidden_sizes:
         if size < 1:
@@ -186,17 +203,6 @@ def validate(config: TrainConfig) -> None:
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "
             "give a clip_range, such as --clip-range 0.2"
         )
-    if loss.num_minibatches > config.env.num_envs:
-        raise UserError(f"num_minibatches must be <= num_envs ({config.env.num_envs}), got {loss.num_minibatches}")
-
-
-def _check_bounds(name: str, value: float) -> None:
-    low, inclusive, high = _BOUNDS[name]
-    if not ((value >= low if inclusive else value > low) and value <= high):
-        bound = f"{'>=' if inclusive else '>'} {low:g}"
-        if high != float("inf"):
-            bound += f" and <= {high:g}"
-        raise UserError(f"{name} must be {bound}, got {value}")
 
 
 def config_from_dict(data: Any) -> TrainConfig:

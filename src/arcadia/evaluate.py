@@ -19,7 +19,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.types import Episode, UserError
 
@@ -83,7 +83,7 @@ class Player:
     ) -> None:
         env_seed, action_seed = np.random.SeedSequence((seed, _EVALUATION_STREAM, greedy)).generate_state(2)
         self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=int(env_seed) >> 2, num_threads=num_threads)
-        dtype = getattr(torch, config.model.dtype)
+        dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
         self._normalizer = ObservationNormalizer(config.model, self._env.spec, dtype)

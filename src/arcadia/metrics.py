@@ -59,19 +59,18 @@ class MetricsWriter:
 
     Args:
         run: run directory.
-        resume_env_steps: cut everything after this point, where a resumed run continues.
+        env_steps: everything after this point is cut, where a resumed run continues.
     """
 
-    def __init__(self, run: Path, resume_env_steps: int | None = None) -> None:
+    def __init__(self, run: Path, env_steps: int = 0) -> None:
         # Slow to import, and only training needs it.
         from torch.utils.tensorboard import SummaryWriter
 
         path = run / "metrics.jsonl"
-        if resume_env_steps is not None and path.exists():
-            _cut(path, resume_env_steps)
+        if path.exists():
+            _cut(path, env_steps)
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
-        purge = None if resume_env_steps is None else resume_env_steps + 1
-        self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+        self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row."""

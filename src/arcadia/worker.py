@@ -7,7 +7,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, compute_targets
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
 from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
 from arcadia.types import Rollout, UpdateReport
@@ -39,7 +39,7 @@ class Worker:
     ) -> None:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
         env = make_env(config.env, num_envs=config.env.num_envs, seed=env_seed, num_threads=1)
-        dtype = getattr(torch, config.model.dtype)
+        dtype = torso_dtype(config.model)
         self._config, self._store = config, store
         self._model = build_model(config.model, env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)

@@ -55,6 +55,11 @@ def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso:
     return (a3c_torso if config.torso == "a3c" else nature_torso)(spec.observation_shape)
 
 
+def torso_dtype(config: ModelConfig) -> torch.dtype:
+    """Return the torso's dtype; float32 where "auto" was not resolved by a measurement."""
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
 def build_model(config: ModelConfig, spec: EnvSpec, *, seed: int, dtype: torch.dtype = torch.float32) -> ActorCritic:
     """Build a model whose initial parameters depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from arcadia.runtimes.supervise import StopReason, Supervisor
 from arcadia.types import UpdateReport
 from arcadia.worker import Worker
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
 POLL_SECONDS = 0.25
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
@@ -92,7 +94,14 @@ def _spawn(name: str, run: Callable[..., None], state: SharedState, arguments: t
     process = context.Process(
         target=_run_child, args=(run, sender, state, os.getpid(), arguments), name=name, daemon=True
     )
-    process.start()
+    # Signals reach the whole group of a terminal or of `timeout`, and are the parent's to decide: a child inherits the
+    # blocked mask and so is deaf to them from its first moment. The parent gets them when it unblocks.
+    resource_tracker.ensure_running()  # starting it unblocks them
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     sender.close()  # so that the pipe ends when the child does
     return _Child(process, receiver)
 
@@ -160,8 +169,7 @@ def _run_child(
     parent: int,
     arguments: tuple[object, ...],
 ) -> None:
-    """Main function of every child: signals, threads, errors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to decide
+    """Main function of every child: threads, errors, the parent's end."""
     torch.set_num_threads(1)
 
     def should_stop() -> bool:
@@ -171,7 +179,7 @@ def _run_child(
         run(connection, should_stop, *arguments)
     except BrokenPipeError:
         pass  # the parent is gone
-    except Exception:  # reported to the parent, which raises ProcessError
+    except (Exception, SystemExit):  # reported to the parent, which raises ProcessError
         try:
             connection.send(Failure(traceback.format_exc()))
         except BrokenPipeError:

@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env, quiet:
     build_model(config.model, spec, seed=0)  # a model that cannot be built leaves no directory
     run = Path(config.runtime.run_dir or "")
     create_run(run, config)
-    return _session(config, spec, run, make_env, None)
+    return _session(config, _create_state(config, spec), run, make_env, None)
 
 
 def resume(
@@ -80,10 +80,14 @@ def resume(
     path = newest_checkpoint(run)
     checkpoint = load_checkpoint(path) if path is not None else None
     spec = spec_of(config.env, make_env)
+    config = resolve(config, spec)
+    state = _create_state(config, spec)
+    if checkpoint is not None:
+        restore(state, checkpoint)
     if given:
         description = json.loads((run / "config.json").read_text())
         write_config(run, description | {"config": config.to_dict()})
-    return _session(config, spec, run, make_env, checkpoint)
+    return _session(config, state, run, make_env, checkpoint)
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
@@ -111,15 +115,12 @@ def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
 
 def _session(
     config: TrainConfig,
-    spec: EnvSpec,
+    state: SharedState,
     run: Path,
     make_env: EnvFactory,
     checkpoint: Checkpoint | None,
 ) -> TrainResult:
     torch.set_num_threads(1)
-    state = _create_state(config, spec)
-    if checkpoint is not None:
-        restore(state, checkpoint)
     runtime = config.runtime
     title = (
         f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "

@@ -12,6 +12,7 @@ import torch
 from arcadia.checkpoint import (
     Checkpoint,
     best_checkpoint,
+    load_checkpoint,
     save_checkpoint,
     save_periodic,
     take_checkpoint,
@@ -90,10 +91,12 @@ class Supervisor:
         self._display, self._signals = display, signals
         progress = resumed.progress if resumed else {}
         self._restarts: int = progress.get("restarts", 0) + bool(resumed)
-        self._best: float | None = progress.get("best_evaluation")
+        self._best: float | None = None
+        if best_checkpoint(run).exists():  # it may be newer than the checkpoint
+            self._best = load_checkpoint(best_checkpoint(run)).progress["best_evaluation"]
         self._figures = RunningFigures(progress.get("recent_returns", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
-        self._metrics = MetricsWriter(run, resumed.env_steps if resumed else None)
+        self._metrics = MetricsWriter(run, resumed.env_steps if resumed else 0)
         self._started = self._last_display = self._last_metrics = time.monotonic()
         self._last_checkpoint = self._started
         self._session_start_steps = state.counter(ENV_STEPS)
@@ -153,7 +156,6 @@ class Supervisor:
         progress = {
             "seconds": self.seconds,
             "restarts": self._restarts,
-            "best_evaluation": self._best,
             "recent_returns": list(self._figures.returns),
         }
         save_periodic(self._run, take_checkpoint(self._state, progress))
