@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
                 clip_range=0.2,
             ),
             optimizer=OptimizerConfig(optimizer="adam", lr=7e-4, schedule="linear", epsilon=1e-5),
-            runtime=RuntimeConfig(num_steps=20, total_steps=10_000_000),
+            runtime=RuntimeConfig(num_steps=40, total_steps=10_000_000),
         ),
     ),
     "control": Recipe(
