@@ -122,10 +122,6 @@ def assert_panel(ended: Ended, *named: object) -> None:
         (["pong", "--max-grad-norm", "0"], ["max_grad_norm must be > 0", "got 0"]),
         (["pong", "--hidden-sizes", "5", "0"], ["hidden_sizes must be >= 1", "got 0"]),
         (["pong", "--recipe", "a3c-ff", "--num-epochs", "3"], ["num_epochs 3", "--clip-range 0.2"]),
-        (
-            ["CartPole-v1", "--num-envs", "8", "--num-minibatches", "9"],
-            ["num_minibatches must be <= num_envs (8)", "got 9"],
-        ),
         (["CartPole-v1", "--torso", "a3c"], ["a3c", "--torso mlp"]),
         (["MountainCarContinuous-v0"], ["action space", "discrete"]),
     ],

@@ -126,7 +126,8 @@ def test_nothing_changes_once_the_limit_is_reached() -> None:
         stores[0].pull_statistics(normalizer)
         assert normalizer.is_frozen == (number >= 2)  # 0, 15 rows: not yet; 30 rows: frozen
         inputs.append(_apply(normalizer, observation))
-        stores[number % 2].count(T * B, 0, 0, _gather(normalizer, _frames(number) // (number + 1)))
+        statistics = None if normalizer.is_frozen else _gather(normalizer, _frames(number) // (number + 1))
+        stores[number % 2].count(T * B, 0, 0, statistics)
     assert not torch.equal(inputs[0], inputs[1])
     assert not torch.equal(inputs[1], inputs[2])
     assert torch.equal(inputs[2], inputs[3])
