@@ -119,7 +119,7 @@ def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(torn)
 
-    resumed = MetricsWriter(tmp_path, resume_env_steps=200)
+    resumed = MetricsWriter(tmp_path, env_steps=200)
     resumed.write(train_row(250, 2.5))
     resumed.close()
     assert read_metrics(tmp_path) == [

@@ -154,7 +154,8 @@ def test_hogwild_with_one_worker_computes_exactly_what_serial_does(make_config, 
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished hogwild run of two workers that both took part."""
     run = tmp_path_factory.mktemp("hogwild") / "run"
-    train(cartpole(run, runtime="hogwild", num_workers=2, total_steps=5_000, eval_cpu_share=1.0, seed=3))
+    settings = {"num_workers": 2, "total_steps": 5_000, "normalization_steps": 3_000, "eval_cpu_share": 1.0, "seed": 3}
+    train(cartpole(run, runtime="hogwild", **settings))
     return run
 
 
@@ -177,8 +178,8 @@ def test_two_hogwild_workers_share_one_count_of_everything(two_workers):
 def test_two_hogwild_workers_gather_one_set_of_statistics(two_workers):
     statistics = final(two_workers).statistics
     assert (statistics[:, 0] > 0).all()
-    # Each worker may be within one rollout (3 x 7) when the limit of 300 is reached, and sees it at its next pull.
-    assert 300 <= float(statistics[:, 0].sum()) <= 300 + 2 * 2 * 21
+    # Each worker may be within one rollout (3 x 7) when the limit of 3,000 is reached, and sees it at its next pull.
+    assert 3_000 <= float(statistics[:, 0].sum()) <= 3_000 + 2 * 2 * 21
 
 
 def test_two_hogwild_workers_write_valid_metrics(two_workers):

@@ -303,10 +303,8 @@ def _bench(arguments: list[str]) -> int:
     result = bench(
         given.env,
         recipe_name=given.recipe or _default_recipe(given.env),
-        num_workers=given.num_workers,
-        num_envs=given.num_envs,
-        seconds=given.seconds,
         on_progress=lambda text: print(text, file=sys.stderr),
+        **{name: getattr(given, name) for name in ("num_workers", "num_envs", "seconds")},
     )
     if given.json:
         print(json.dumps(result))
