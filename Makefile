@@ -14,10 +14,11 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,dev]'
 	touch $@
 
-# Train Pong until the mean score of the last 100 episodes is 18, then play 30 games with the result.
+# Train Pong until the mean score of the last 100 episodes is 18, then play 30 games with the result. The budget is also
+# the horizon over which the learning rate falls.
 pong: .venv/installed
-	run=runs/pong-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --run-dir $$run && \
+	run=runs/pong-$(SEED)-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --total-steps 1500000 --run-dir $$run && \
 	$(BIN)/arcadia eval $$run --episodes 30
 
 # The default tests.
