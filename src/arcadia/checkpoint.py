@@ -29,7 +29,7 @@ class Checkpoint:
     optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32
     statistics: Tensor  # [W, K] float64
     counters: Tensor  # [W, 4] int64
-    progress: dict[str, Any]  # JSON: elapsed seconds, recent scores, best evaluation, restarts
+    progress: dict[str, Any]  # JSON: elapsed seconds, recent scores, restarts; of best/ its score
 
     @property
     def env_steps(self) -> int:

@@ -108,7 +108,7 @@ class StartGame(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class ScalarAtari:
-    """B games in gymnasium's Python loop, for ids with a random frame skip (about half as fast)."""
+    """B games in gymnasium's Python loop, for ids with a random frame skip."""
 
     def __init__(self, name: AtariName, config: EnvConfig, num_envs: int, seed: int) -> None:
         def make() -> gymnasium.Env[Any, Any]:
