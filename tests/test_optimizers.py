@@ -10,7 +10,6 @@ import torch
 import torch.multiprocessing
 
 from arcadia.config import OptimizerConfig
-from arcadia.optimizers import learning_rate
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, create_shared_state
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
@@ -92,14 +91,6 @@ def test_amsgrad_remembers_a_big_gradient_where_adam_forgets_it() -> None:
         np.testing.assert_allclose(state.parameters.numpy(), by_hand(gradients)[-1], atol=1e-6, rtol=0)
         steps[optimizer] = float((before - state.parameters)[0])
     assert 0 < 2 * steps["amsgrad"] < steps["adam"]
-
-
-def test_linear_schedule_falls_from_lr_to_0_at_total_steps() -> None:
-    config = OptimizerConfig(lr=0.2, schedule="linear")
-    rates = [learning_rate(config, env_steps, TOTAL_STEPS) for env_steps in (0, 250, 500, 1000, 1500)]
-    assert rates == pytest.approx([0.2, 0.15, 0.1, 0.0, 0.0])
-    constant = OptimizerConfig(lr=0.2, schedule="constant")
-    assert [learning_rate(constant, env_steps, TOTAL_STEPS) for env_steps in (0, 500, 1500)] == [0.2, 0.2, 0.2]
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "amsgrad"])

@@ -1,6 +1,7 @@
 """Rollouts of scripted environments: every flag at every border, carried from one rollout to the next."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
 from arcadia.envs import EnvSpec
 from arcadia.models import ActorCritic, FlatParameters, ObservationNormalizer, build_model
-from arcadia.parameters import SharedMemoryStore, create_shared_state
+from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
 from arcadia.types import Episode, Rollout, Timestep
 from arcadia.worker import Worker
@@ -338,21 +339,41 @@ def test_environments_picks_columns_of_every_field() -> None:
         assert torch.equal(picked, expected)
 
 
-def _worker(num_minibatches: int = 1, num_epochs: int = 1) -> tuple[Worker, SharedMemoryStore, torch.Tensor]:
+def _worker(
+    num_minibatches: int = 1, num_epochs: int = 1, entropy_schedule: Literal["constant", "linear"] = "constant"
+) -> tuple[Worker, SharedMemoryStore, torch.Tensor]:
     """Return a worker on the script, its store and the store's counters."""
     config = TrainConfig(
         env=EnvConfig(env="scripted", num_envs=B),
         model=ModelConfig(torso="mlp", hidden_sizes=(8,), core="gru", core_size=6, dtype="float32"),
-        loss=LossConfig(num_minibatches=num_minibatches, num_epochs=num_epochs, clip_range=0.2),
+        loss=LossConfig(
+            num_minibatches=num_minibatches,
+            num_epochs=num_epochs,
+            clip_range=0.2,
+            entropy_coefficient=0.2,
+            entropy_schedule=entropy_schedule,
+        ),
         optimizer=OptimizerConfig(),
         runtime=RuntimeConfig(num_steps=T, total_steps=1000),
     )
     model = build_model(config.model, ScriptedEnv.spec, seed=1)
     state = create_shared_state(
-        config.optimizer, FlatParameters(model).read(), num_workers=1, statistics_size=1 + 2 * 4
+        config.optimizer, FlatParameters(model).read(), num_workers=2, statistics_size=1 + 2 * 4
     )
     store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
     return Worker(config, store, _scripted, worker=0), store, state.counters
+
+
+@pytest.mark.parametrize(("schedule", "env_steps"), [("constant", [0, 0, 0]), ("linear", [400, 414, 425])])
+def test_entropy_coefficient_follows_its_schedule_over_all_workers_steps(
+    schedule: Literal["constant", "linear"], env_steps: list[int]
+) -> None:
+    worker, _, counters = _worker(entropy_schedule=schedule)
+    counters[1, ENV_STEPS] = 400  # of another worker, of 1000 in all
+    for expected in env_steps:
+        losses = worker.update().metrics
+        weighted_entropy = losses["policy_loss"] + 0.5 * losses["value_loss"] - losses["loss"]
+        assert weighted_entropy / losses["entropy"] == pytest.approx(0.2 * (1 - expected / 1000), rel=1e-5)
 
 
 @pytest.mark.parametrize(("num_minibatches", "num_epochs"), [(1, 1), (3, 2)])
@@ -364,7 +385,7 @@ def test_worker_counts_decisions_of_valid_rows_only(num_minibatches: int, num_ep
     assert store.env_steps() == VALID.sum()
     updates = num_minibatches * num_epochs
     frames = 4 * VALID.sum() + 9 * (~VALID).sum()
-    assert counters.tolist() == [[VALID.sum(), frames, NUM_ROLLOUTS * updates, 8]]
+    assert counters[0].tolist() == [VALID.sum(), frames, NUM_ROLLOUTS * updates, 8]
     assert sum(report.frames for report in reports) == frames
     assert [report.updates for report in reports] == [updates] * NUM_ROLLOUTS
     assert [report.staleness for report in reports] == [(0,) * updates] * NUM_ROLLOUTS  # nobody else updates

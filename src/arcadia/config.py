@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from arcadia.types import UserError
 
+Schedule = Literal["constant", "linear"]
+
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -58,7 +60,9 @@ class LossConfig:
     value_coefficient: float = 0.5
     """Weight of the squared error of the value."""
     entropy_coefficient: float = 0.01
-    """Weight of the policy's entropy (nats)."""
+    """Weight of the policy's entropy (nats), at the start."""
+    entropy_schedule: Schedule = "constant"
+    """Entropy coefficient over env_steps: constant, or linear to 0 at total_steps."""
     reduction: Literal["mean", "sum_over_steps"] = "mean"
     """Loss: mean over valid rows, or sum over a rollout's steps and mean over environments."""
     max_grad_norm: float = 0.5
@@ -77,7 +81,7 @@ class OptimizerConfig:
     """rmsprop is the A3C paper's: epsilon inside the root, no momentum."""
     lr: float = 5e-4
     """Learning rate at the start."""
-    schedule: Literal["constant", "linear"] = "linear"
+    schedule: Schedule = "linear"
     """Learning rate over env_steps: constant, or linear to 0 at total_steps."""
     epsilon: float = 1e-5
     """Term that bounds the step where gradients vanish."""

@@ -68,10 +68,3 @@ def build_optimizer(config: OptimizerConfig, parameters: Tensor, state: dict[str
         )
     optimizer.state[parameters] = dict(state)
     return optimizer
-
-
-def learning_rate(config: OptimizerConfig, env_steps: int, total_steps: int) -> float:
-    """Return the learning rate at `env_steps` of `total_steps`."""
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * max(0.0, 1.0 - env_steps / total_steps)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from arcadia.config import OptimizerConfig
 from arcadia.models import FlatParameters, ObservationNormalizer
-from arcadia.optimizers import build_optimizer, init_optimizer_state, learning_rate
+from arcadia.optimizers import build_optimizer, init_optimizer_state
+from arcadia.schedules import scheduled
 
 ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counters
 
@@ -124,7 +125,9 @@ class SharedMemoryStore:
 
     def push(self, gradient: Tensor) -> int:
         version = self._state.counter(UPDATES)
-        self._optimizer.param_groups[0]["lr"] = learning_rate(self._config, self.env_steps(), self._total_steps)
+        config = self._config
+        lr = scheduled(config.lr, config.schedule, self.env_steps(), self._total_steps)
+        self._optimizer.param_groups[0]["lr"] = lr
         self._parameters.grad = gradient
         self._optimizer.step()
         self._state.counters[self._worker, UPDATES] += 1

@@ -1,15 +1,18 @@
 """The worker: pull, collect, compute the gradient, push."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from arcadia.config import TrainConfig
+from arcadia.config import LossConfig, TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
 from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
+from arcadia.schedules import scheduled
 from arcadia.types import Rollout, UpdateReport
 
 
@@ -62,6 +65,7 @@ class Worker:
         self._store.pull_statistics(self._normalizer)
         rollout = self._collector.collect()
         targets = compute_targets(rollout, self._config.loss)
+        config = self._loss_config()
 
         staleness: list[int] = []
         losses = []
@@ -74,7 +78,7 @@ class Worker:
                     rollout.environments(index),
                     type(targets)(*(target[:, index] for target in targets)),
                 )
-            gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, self._config.loss)
+            gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
             staleness.append(self._store.push(gradient) - version)
             losses.append([*map(float, loss), norm])
 
@@ -92,6 +96,14 @@ class Worker:
             metrics=dict(zip(names, map(float, means), strict=True))
             | {"explained_variance": explained_variance(rollout, targets)},
         )
+
+    def _loss_config(self) -> LossConfig:
+        """Return the settings of the loss as they are at this point of the run."""
+        config, total_steps = self._config.loss, self._config.runtime.total_steps
+        coefficient = scheduled(
+            config.entropy_coefficient, config.entropy_schedule, self._store.env_steps(), total_steps
+        )
+        return replace(config, entropy_coefficient=coefficient)
 
     def _minibatches(self) -> list[torch.Tensor | None]:
         """Return the environments of each update; None stands for all of them."""

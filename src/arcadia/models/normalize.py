@@ -12,6 +12,7 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
+PART = 64  # rows summed at a time, few enough to stay in the processor's cache
 
 
 class ObservationNormalizer:
@@ -86,7 +87,11 @@ class ObservationNormalizer:
             valid: [T, B].
         """
         rows = torch.from_numpy(observation[valid]).flatten(1)  # [N, K]
-        # exact either way; pixels are several times faster as integers
-        rows = rows.int() if rows.dtype == torch.uint8 else rows.double()
         count = torch.tensor([float(len(rows))], dtype=torch.float64)
-        return torch.cat((count, rows.sum(0).double(), rows.square().sum(0).double()))
+        sums = torch.zeros(2, self._num_elements, dtype=torch.float64)
+        for part in torch.split(rows, PART):
+            # float32 holds sums of fewer than 258 squared pixels exactly
+            part = part.float() if rows.dtype == torch.uint8 else part.double()
+            sums[0] += part.sum(0)
+            sums[1] += part.square().sum(0)
+        return torch.cat((count, sums.flatten()))
