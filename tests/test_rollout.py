@@ -14,7 +14,7 @@ from arcadia.models import ActorCritic, FlatParameters, ObservationNormalizer, b
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
 from arcadia.types import Episode, Rollout, Timestep
-from arcadia.worker import Worker
+from arcadia.worker import Worker, seeds
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B, A = 5, 3, 7
@@ -362,6 +362,13 @@ def _worker(
     )
     store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
     return Worker(config, store, _scripted, worker=0), store, state.counters
+
+
+def test_every_run_worker_and_restart_has_its_own_random_numbers() -> None:
+    drawn = [seed for key in np.ndindex(3, 3, 3) for seed in seeds(*map(int, key), 3)]
+    assert len(set(drawn)) == len(drawn) == 81
+    assert all(0 <= seed < 2**30 for seed in drawn)
+    assert seeds(1, 0, 2, 3) == seeds(1, 0, 2, 3)
 
 
 @pytest.mark.parametrize(("schedule", "env_steps"), [("constant", [0, 0, 0]), ("linear", [400, 414, 425])])
