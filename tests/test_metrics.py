@@ -13,7 +13,14 @@ from arcadia.types import Episode, UpdateReport
 def report(loss: float, staleness: tuple[int, ...], scores: tuple[float, ...] = ()) -> UpdateReport:
     episodes = tuple(Episode(score, 10 * (index + 1)) for index, score in enumerate(scores))
     return UpdateReport(
-        env_steps=6, frames=24, updates=len(staleness), episodes=episodes, staleness=staleness, metrics={"loss": loss}
+        worker=0,
+        env_steps=6,
+        frames=24,
+        updates=len(staleness),
+        skipped=(),
+        episodes=episodes,
+        staleness=staleness,
+        metrics={"loss": loss},
     )
 
 

@@ -12,14 +12,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toy_envs import TOY, configure, make_constant_reward, make_crash, make_crash_in_the_evaluator, make_exit
+from toy_envs import (
+    TOY,
+    configure,
+    make_constant_reward,
+    make_crash,
+    make_crash_in_the_evaluator,
+    make_exit,
+    make_nan_observation,
+    make_only_nan,
+    make_rare_nan,
+)
 
 from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
 from arcadia.runtimes import resume, train
-from arcadia.runtimes.hogwild import ProcessError
+from arcadia.types import DivergedError, ProcessError
 
 PATIENCE = 120.0  # seconds; a machine that is busy with other things starts processes slowly
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
@@ -264,6 +274,47 @@ def test_a_worker_that_exits_before_the_end_is_a_failure(tmp_path):
     )
     with pytest.raises(ProcessError, match="worker-0"):
         train(config, make_env=make_exit)
+
+
+# ------------------------------------------------------------------------------------------------------------- NaN
+
+
+@pytest.mark.parametrize(("runtime", "num_workers"), [("serial", 1), ("hogwild", 2)])
+def test_gradients_that_are_not_finite_are_skipped_counted_and_reported(tmp_path, capsys, runtime, num_workers):
+    settings = {"runtime": runtime, "num_workers": num_workers, "num_envs": 2, "num_steps": 16, "eval_episodes": 0}
+    config = configure(TOY, "toy", tmp_path / "run", **settings, total_steps=8_000)
+    result = train(config, make_env=make_rare_nan)
+    checkpoint = final(tmp_path / "run")
+    assert checkpoint.parameters.isfinite().all()
+    assert all(tensor.isfinite().all() for tensor in checkpoint.optimizer_state.values())
+    # A rollout is one episode of each environment, 15 decisions and a reset: 15 of 100 are lost, in all passes.
+    learned = result.env_steps / (2 * 15)
+    assert result.skipped_updates == pytest.approx(4 * learned * 15 / 85, rel=0.1)
+    assert checkpoint.counters[:, UPDATES].sum() == 4 * learned, "lost rollouts are not counted"
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "skipped"]
+    assert sum(row["skipped_updates"] for row in rows) == result.skipped_updates
+    assert {row["worker"] for row in rows} == set(range(num_workers))
+    assert f"{result.skipped_updates:,} in all" in capsys.readouterr().out
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    resumed = resume(tmp_path / "run", total_steps=result.env_steps + 1_600, make_env=make_rare_nan)
+    assert resumed.skipped_updates > result.skipped_updates, "a resumed run counts on"
+
+
+@pytest.mark.parametrize(
+    ("make_env", "cause"), [(make_only_nan, "every gradient of 5 rollouts"), (make_nan_observation, "policy's logits")]
+)
+def test_a_diverging_run_stops_with_one_line_of_advice_and_a_finite_checkpoint(tmp_path, make_env, cause):
+    settings = {"num_envs": 2, "num_steps": 8, "eval_episodes": 0, "total_steps": 10**6}
+    serial = configure(TOY, "toy", tmp_path / "serial", runtime="serial", **settings)
+    with pytest.raises(DivergedError, match=f"^.*{cause}.*lower --lr.*$"):
+        train(serial, make_env=make_env)
+    hogwild = configure(TOY, "toy", tmp_path / "hogwild", num_workers=2, **settings)
+    with pytest.raises(ProcessError, match=f"^worker-[01] diverged: .*{cause}.*lower --lr.*$"):
+        train(hogwild, make_env=make_env)
+    for run in ("serial", "hogwild"):
+        checkpoint = final(tmp_path / run)
+        assert checkpoint.env_steps >= 2 * 8 * 2
+        assert checkpoint.parameters.isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------------------ real processes

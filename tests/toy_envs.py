@@ -92,6 +92,38 @@ class Exit(Crash):
         return super().step(action)
 
 
+class RareNan(ConstantReward):
+    """The reward of every 100th step is NaN."""
+
+    PERIOD = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._all_steps = 0
+
+    def step(self, action: int) -> Step:
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._all_steps += 1
+        return observation, float("nan") if self._all_steps % self.PERIOD == 0 else reward, terminated, truncated, info
+
+
+class OnlyNan(RareNan):
+    """From the 40th step on every reward is NaN."""
+
+    def step(self, action: int) -> Step:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, float("nan") if self._all_steps >= 40 else reward, terminated, truncated, info
+
+
+class NanObservation(Crash):
+    """The 20th observation is NaN."""
+
+    def step(self, action: int) -> Step:
+        if self._step == 19:
+            return np.full(3, np.nan, np.float32), 1.0, False, False, {}
+        return super().step(action)
+
+
 class Choice(gymnasium.Env[NDArray[np.float32], int]):
     """Action 1 in the first step: a long game of 30 steps that scores 30. Action 0: it is over, and scores 0."""
 
@@ -190,6 +222,18 @@ def make_crash(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int 
 
 def make_exit(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(Exit, num_envs=num_envs, seed=seed)
+
+
+def make_rare_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(RareNan, num_envs=num_envs, seed=seed)
+
+
+def make_only_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(OnlyNan, num_envs=num_envs, seed=seed)
+
+
+def make_nan_observation(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(NanObservation, num_envs=num_envs, seed=seed)
 
 
 def make_choice(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:

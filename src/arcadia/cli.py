@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 import arcadia
-from arcadia.types import UserError
+from arcadia.types import DivergedError, ProcessError, UserError
 
 if TYPE_CHECKING:
     from arcadia.runtimes import TrainResult
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         return command(arguments[1:])
     except UserError as error:
         return _fail(str(error))
+    except (DivergedError, ProcessError) as error:
+        return _fail(str(error).rstrip(), 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -165,13 +167,8 @@ def _run(session: Callable[[], "TrainResult"]) -> int:
     """Run a training session and say how it ended."""
     import warnings
 
-    from arcadia.runtimes.hogwild import ProcessError
-
     warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
-    try:
-        result = session()
-    except ProcessError as error:
-        return _fail(str(error).rstrip(), 1)
+    result = session()
     score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
     why = {
         "total_steps": "total_steps reached",
@@ -183,6 +180,10 @@ def _run(session: Callable[[], "TrainResult"]) -> int:
         f"{why}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
         f"mean score of the last 100 episodes {score}"
     )
+    if result.skipped_updates:
+        print(
+            f"not finite and so not applied: {result.skipped_updates:,} updates, listed in {result.run}/metrics.jsonl"
+        )
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}")
     return 0 if result.signal_number is None else 128 + result.signal_number
 

@@ -21,7 +21,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
 from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
 from arcadia.parameters import Snapshot
-from arcadia.types import Episode, UserError
+from arcadia.types import DivergedError, Episode, UserError
 
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
 
@@ -128,6 +128,8 @@ class Player:
         is_first = torch.from_numpy(self._is_first)[None]
         output = self._model(self._inputs, is_first, self._state)
         logits, self._state = output.logits[0], output.state  # [B, A]
+        if not bool(logits.isfinite().all()):
+            raise DivergedError("the policy's logits are NaN or infinite: evaluate an earlier checkpoint")
         if self._greedy:
             action = logits.argmax(-1)
         else:

@@ -1,20 +1,21 @@
 """What a run reports while it goes on: metrics.jsonl, TensorBoard, and running figures."""
 
 import json
-from collections import deque
+import math
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arcadia.types import UpdateReport
+from arcadia.types import Episode, UpdateReport
 
 WINDOW = 100  # episodes in the running mean score
 
 
 class RunningFigures:
-    """Means over the updates since the last `flush`, and scores of the last 100 episodes."""
+    """Means over the updates since the last `flush`, and finite scores of the last 100 episodes."""
 
     def __init__(self, recent_returns: Iterable[float] = ()) -> None:
         self.returns: deque[float] = deque(recent_returns, maxlen=WINDOW)
@@ -23,7 +24,7 @@ class RunningFigures:
     def add(self, report: UpdateReport) -> None:
         """Add one update."""
         self._reports.append(report)
-        self.returns.extend(episode.episode_return for episode in report.episodes)
+        self.returns.extend(episode.episode_return for episode in report.episodes if _is_finite(episode))
 
     @property
     def mean_return(self) -> float | None:
@@ -40,22 +41,32 @@ class RunningFigures:
         reports, self._reports = self._reports, []
         if not reports:
             return {}
-        figures = {name: float(np.mean([report.metrics[name] for report in reports])) for name in reports[0].metrics}
+        values = defaultdict(list)
+        for report in reports:
+            for name, value in report.metrics.items():
+                values[name].append(value)
+        figures = {name: float(np.mean(column)) for name, column in values.items()}
         staleness = [value for report in reports for value in report.staleness]
-        figures["staleness"] = float(np.mean(staleness))
-        figures["staleness_max"] = float(np.max(staleness))
-        episodes = [episode for report in reports for episode in report.episodes]
+        if staleness:
+            figures["staleness"] = float(np.mean(staleness))
+            figures["staleness_max"] = float(np.max(staleness))
+        episodes = [episode for report in reports for episode in report.episodes if _is_finite(episode)]
         if episodes:
             figures["episode_return"] = float(np.mean([e.episode_return for e in episodes]))
             figures["episode_length"] = float(np.mean([e.length for e in episodes]))
         return figures
 
 
+def _is_finite(episode: Episode) -> bool:
+    """Return False for a game with a reward of NaN, which no mean should hold."""
+    return math.isfinite(episode.episode_return)
+
+
 class MetricsWriter:
     """Appends rows to metrics.jsonl and TensorBoard.
 
-    Every row has `kind` ("train" or "evaluation"), `env_steps`, `frames`, `updates`, `seconds` and its figures.
-    TensorBoard shows the figures against env_steps.
+    Every row has `kind` ("train", "evaluation" or "skipped"), `env_steps`, `frames`, `updates`, `seconds` and its
+    figures. TensorBoard shows the figures against env_steps.
 
     Args:
         run: run directory.

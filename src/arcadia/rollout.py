@@ -6,7 +6,7 @@ from torch import Tensor
 
 from arcadia.envs import VectorEnv
 from arcadia.models import ActorCritic, ObservationNormalizer
-from arcadia.types import Episode, Rollout
+from arcadia.types import DivergedError, Episode, Rollout
 
 
 class RolloutCollector:
@@ -60,12 +60,20 @@ class RolloutCollector:
 
     @torch.no_grad()
     def collect(self) -> Rollout:
-        """Play T decisions in every environment."""
+        """Play T decisions in every environment.
+
+        Raises:
+            DivergedError: the policy's logits are not finite.
+        """
         num_steps = len(self._action)
         initial_state = state = self._state
         self.frames, episodes = 0, []
         for t in range(num_steps):
             value, logits, state = self._forward(t, state)
+            if not bool(logits.isfinite().all()):
+                raise DivergedError(
+                    "the policy's logits are NaN or infinite: lower --lr, or look for such values in the observations"
+                )
             log_probs = logits.log_softmax(-1)  # [B, A]
             action = torch.multinomial(log_probs.exp(), 1, generator=self._generator)  # [B, 1]
             self._action[t] = action[:, 0]

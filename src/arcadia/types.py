@@ -19,6 +19,14 @@ class UserError(ValueError):
     """Bad input from the user. The message is one line that names the value and the fix."""
 
 
+class DivergedError(RuntimeError):
+    """Training cannot go on: NaN or infinity. The message is one line that says where and what to change."""
+
+
+class ProcessError(RuntimeError):
+    """A worker or the evaluator died. The message names it and holds its traceback or signal."""
+
+
 class Timestep(NamedTuple):
     """What B environments return for one action each (NEXT_STEP autoreset).
 
@@ -97,12 +105,14 @@ class Episode(NamedTuple):
 class UpdateReport:
     """What one call of a worker's update did."""
 
-    env_steps: int  # decisions on valid rows
+    worker: int
+    env_steps: int  # decisions on valid rows, 0 where nothing was learned from them
     frames: int
     updates: int  # optimizer steps
+    skipped: tuple[int, ...]  # version at each update that was not finite and so not applied
     episodes: tuple[Episode, ...]
     staleness: tuple[int, ...]  # per optimizer step: updates by others since this worker's pull
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # finite figures only
 
 
 def float32(array: NDArray[Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """The worker: pull, collect, compute the gradient, push."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,10 @@ from arcadia.models import FlatParameters, ObservationNormalizer, build_model, t
 from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
 from arcadia.schedules import scheduled
-from arcadia.types import Rollout, UpdateReport
+from arcadia.types import DivergedError, Rollout, UpdateReport
+
+MAX_LOST_ROLLOUTS = 5  # in a row
+LOSS_NAMES = ("loss", "policy_loss", "value_loss", "entropy", "clip_fraction", "gradient_norm")
 
 
 def seeds(seed: int, worker: int, restart: int, count: int) -> list[int]:
@@ -43,7 +47,8 @@ class Worker:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
         env = make_env(config.env, num_envs=config.env.num_envs, seed=env_seed, num_threads=1)
         dtype = torso_dtype(config.model)
-        self._config, self._store = config, store
+        self._config, self._store, self._worker = config, store, worker
+        self._lost_rollouts = 0  # in a row
         self._model = build_model(config.model, env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
         self._normalizer = ObservationNormalizer(config.model, env.spec, dtype)
@@ -60,7 +65,18 @@ class Worker:
         self._parameters.assert_views()
 
     def update(self) -> UpdateReport:
-        """Collect one rollout and learn from it, in one or more passes."""
+        """Collect one rollout and learn from it, in one or more passes.
+
+        A gradient that is not finite is not applied. A rollout that taught nothing for that reason is not counted.
+
+        Raises:
+            DivergedError: the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts were not.
+        """
+        if self._lost_rollouts == MAX_LOST_ROLLOUTS:
+            raise DivergedError(
+                f"every gradient of {MAX_LOST_ROLLOUTS} rollouts was NaN or infinite (none was applied): lower --lr or "
+                "--max-grad-norm, or look for such rewards in the environment"
+            )
         version = self._store.pull(self._parameters)
         self._store.pull_statistics(self._normalizer)
         rollout = self._collector.collect()
@@ -68,9 +84,10 @@ class Worker:
         config = self._loss_config()
 
         staleness: list[int] = []
+        skipped: list[int] = []
         losses = []
         for index in self._minibatches():
-            if staleness:
+            if staleness or skipped:
                 version = self._store.pull(self._parameters)
             part = (rollout, targets)
             if index is not None:
@@ -79,22 +96,30 @@ class Worker:
                     type(targets)(*(target[:, index] for target in targets)),
                 )
             gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
+            if not math.isfinite(norm):
+                skipped.append(version)
+                continue
             staleness.append(self._store.push(gradient) - version)
             losses.append([*map(float, loss), norm])
 
-        env_steps = int(rollout.valid.sum())
         collector = self._collector
-        self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
-        names = ("loss", "policy_loss", "value_loss", "entropy", "clip_fraction", "gradient_norm")
-        means = np.mean(losses, axis=0)
+        env_steps = frames = 0
+        metrics: dict[str, float] = {}
+        self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
+        if losses:
+            env_steps, frames = int(rollout.valid.sum()), collector.frames
+            self._store.count(env_steps, frames, len(collector.episodes), collector.statistics())
+            metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))
+            metrics["explained_variance"] = explained_variance(rollout, targets)
         return UpdateReport(
+            worker=self._worker,
             env_steps=env_steps,
-            frames=collector.frames,
+            frames=frames,
             updates=len(losses),
+            skipped=tuple(skipped),
             episodes=collector.episodes,
             staleness=tuple(staleness),
-            metrics=dict(zip(names, map(float, means), strict=True))
-            | {"explained_variance": explained_variance(rollout, targets)},
+            metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         )
 
     def _loss_config(self) -> LossConfig:

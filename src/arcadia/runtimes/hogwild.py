@@ -23,7 +23,7 @@ from arcadia.envs import EnvFactory
 from arcadia.evaluate import Evaluation, PeriodicEvaluator
 from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
 from arcadia.runtimes.supervise import StopReason, Supervisor
-from arcadia.types import UpdateReport
+from arcadia.types import DivergedError, ProcessError, UpdateReport
 from arcadia.worker import Worker
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,14 +40,10 @@ EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 class Failure(NamedTuple):
     """Sent by a process before it dies of an exception."""
 
-    traceback: str
+    text: str  # continues "worker-0 "
 
 
 Message = list[UpdateReport] | Evaluation | Failure
-
-
-class ProcessError(RuntimeError):
-    """A worker or the evaluator died. The message names it and holds its traceback or signal."""
 
 
 def num_cores() -> int:
@@ -125,7 +121,7 @@ def _receive(children: list[_Child], supervisor: Supervisor) -> None:
 
 def _handle(child: _Child, message: Message, supervisor: Supervisor) -> None:
     if isinstance(message, Failure):
-        raise ProcessError(f"{child.process.name} failed:\n{message.traceback}")
+        raise ProcessError(f"{child.process.name} {message.text}")
     if isinstance(message, Evaluation):
         supervisor.record_evaluation(message)
         return
@@ -179,9 +175,10 @@ def _run_child(
         run(connection, should_stop, *arguments)
     except BrokenPipeError:
         pass  # the parent is gone
-    except (Exception, SystemExit):  # reported to the parent, which raises ProcessError
+    except (Exception, SystemExit) as error:  # reported to the parent, which raises ProcessError
+        diverged = isinstance(error, DivergedError)
         try:
-            connection.send(Failure(traceback.format_exc()))
+            connection.send(Failure(f"diverged: {error}" if diverged else f"failed:\n{traceback.format_exc()}"))
         except BrokenPipeError:
             traceback.print_exc()
         sys.exit(1)
@@ -201,12 +198,14 @@ def _work(
     agent = Worker(config, store, make_env, worker=worker, restart=restart)
     reports: list[UpdateReport] = []
     sent = time.monotonic()
-    while not should_stop() and store.env_steps() < total_steps:
-        reports.append(agent.update())
-        if time.monotonic() - sent >= REPORT_SECONDS:
-            connection.send(reports)
-            reports, sent = [], time.monotonic()
-    connection.send(reports)
+    try:
+        while not should_stop() and store.env_steps() < total_steps:
+            reports.append(agent.update())
+            if time.monotonic() - sent >= REPORT_SECONDS:
+                connection.send(reports)
+                reports, sent = [], time.monotonic()
+    finally:
+        connection.send(reports)
 
 
 def _evaluate(

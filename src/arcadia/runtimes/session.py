@@ -37,7 +37,8 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env, quiet:
 
     Raises:
         UserError: a setting is unusable, or the run directory is.
-        ProcessError: a worker or the evaluator died; a checkpoint has been written.
+        ProcessError: a worker or the evaluator died or diverged; a checkpoint has been written.
+        DivergedError: training diverged in runtime serial; a checkpoint has been written.
     """
     validate(config)
     spec = spec_of(config.env, make_env)
@@ -64,7 +65,7 @@ def resume(
 
     Raises:
         UserError: the directory, its configuration or its checkpoint is unusable.
-        ProcessError: as in `train`.
+        ProcessError, DivergedError: as in `train`.
     """
     config = load_config(run)
     changes = {

@@ -40,6 +40,7 @@ class TrainResult(NamedTuple):
     env_steps: int
     seconds: float  # of training, earlier sessions of a resumed run included
     mean_return: float | None  # of the last 100 episodes
+    skipped_updates: int  # that were not finite and so not applied
 
 
 class StopSignals:
@@ -96,6 +97,7 @@ class Supervisor:
             self._best = load_checkpoint(best_checkpoint(run)).progress["best_evaluation"]
         self._figures = RunningFigures(progress.get("recent_returns", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
+        self._skipped_updates: int = progress.get("skipped_updates", 0)
         self._metrics = MetricsWriter(run, resumed.env_steps if resumed else 0)
         self._started = self._last_display = self._last_metrics = time.monotonic()
         self._last_checkpoint = self._started
@@ -109,8 +111,26 @@ class Supervisor:
         return self._seconds_before + time.monotonic() - self._started
 
     def record(self, report: UpdateReport) -> None:
-        """Take in one update of a worker."""
+        """Take in one update of a worker; log what was skipped of it."""
         self._figures.add(report)
+        if not report.skipped:
+            return
+        self._skipped_updates += len(report.skipped)
+        self._metrics.write(
+            {
+                "kind": "skipped",
+                "env_steps": self._state.counter(ENV_STEPS),
+                "frames": self._state.counter(FRAMES),
+                "updates": report.skipped[0],
+                "seconds": round(self.seconds, 3),
+                "worker": report.worker,
+                "skipped_updates": len(report.skipped),
+            }
+        )
+        self._display.line(
+            f"worker {report.worker} at update {report.skipped[0]:,}: {len(report.skipped)} gradient(s) not finite, "
+            f"not applied ({self._skipped_updates:,} in all)"
+        )
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Log an evaluation; keep its parameters if its sampled games are the best so far."""
@@ -156,6 +176,7 @@ class Supervisor:
         progress = {
             "seconds": self.seconds,
             "restarts": self._restarts,
+            "skipped_updates": self._skipped_updates,
             "recent_returns": list(self._figures.returns),
         }
         save_periodic(self._run, take_checkpoint(self._state, progress))
@@ -173,6 +194,7 @@ class Supervisor:
             self._state.counter(ENV_STEPS),
             self.seconds,
             self._figures.mean_return,
+            self._skipped_updates,
         )
 
     @property
