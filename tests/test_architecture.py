@@ -17,7 +17,7 @@ LAYERS = (
     ("types",),
     ("config",),
     ("envs",),
-    ("models", "returns", "optimizers", "metrics", "recipes", "terminal"),
+    ("models", "returns", "optimizers", "schedules", "metrics", "recipes", "terminal"),
     ("rollout", "loss"),
     ("gradients", "parameters"),
     ("worker", "checkpoint"),

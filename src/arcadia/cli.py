@@ -181,9 +181,7 @@ def _run(session: Callable[[], "TrainResult"]) -> int:
         f"mean score of the last 100 episodes {score}"
     )
     if result.skipped_updates:
-        print(
-            f"not finite and so not applied: {result.skipped_updates:,} updates, listed in {result.run}/metrics.jsonl"
-        )
+        print(f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl")
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}")
     return 0 if result.signal_number is None else 128 + result.signal_number
 
