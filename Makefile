@@ -15,7 +15,7 @@ install: .venv/installed
 	touch $@
 
 # Train Pong until the mean score of the last 100 episodes is 18, then play 30 games with the result. The budget is also
-# the horizon over which the learning rate falls.
+# the horizon over which learning rate and entropy weight fall.
 pong: .venv/installed
 	run=runs/pong-$(SEED)-$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --total-steps 1500000 --run-dir $$run && \

@@ -279,10 +279,15 @@ def test_a_worker_that_exits_before_the_end_is_a_failure(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- NaN
 
 
-@pytest.mark.parametrize(("runtime", "num_workers"), [("serial", 1), ("hogwild", 2)])
-def test_gradients_that_are_not_finite_are_skipped_counted_and_reported(tmp_path, capsys, runtime, num_workers):
+# With two workers long enough that both take part though one may start seconds later.
+@pytest.mark.parametrize(
+    ("runtime", "num_workers", "total_steps"), [("serial", 1, 8_000), ("hogwild", 2, 60_000)], ids=["serial", "hogwild"]
+)
+def test_gradients_that_are_not_finite_are_skipped_counted_and_reported(
+    tmp_path, capsys, runtime, num_workers, total_steps
+):
     settings = {"runtime": runtime, "num_workers": num_workers, "num_envs": 2, "num_steps": 16, "eval_episodes": 0}
-    config = configure(TOY, "toy", tmp_path / "run", **settings, total_steps=8_000)
+    config = configure(TOY, "toy", tmp_path / "run", **settings, total_steps=total_steps)
     result = train(config, make_env=make_rare_nan)
     checkpoint = final(tmp_path / "run")
     assert checkpoint.parameters.isfinite().all()
