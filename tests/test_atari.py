@@ -11,7 +11,7 @@ import pytest
 
 from arcadia.config import EnvConfig
 from arcadia.envs import EnvSpec, VectorEnv, make_vector_env
-from arcadia.envs.atari import NativeAtari, ScalarAtari
+from arcadia.envs.atari import Atari
 from arcadia.envs.names import AtariName
 from arcadia.types import Timestep
 
@@ -37,7 +37,7 @@ def _pong(
     """Build Pong with limits that no id has."""
     skip = 4 if path == "native" else (4, 5)  # both always skip 4
     name, config = AtariName("pong", skip, sticky, max_decisions, max_frames), EnvConfig(**settings)
-    return NativeAtari(name, config, num_envs, 3, 1) if path == "native" else ScalarAtari(name, config, num_envs, 3)
+    return Atari(name, config, num_envs=num_envs, seed=3, num_threads=1)
 
 
 class Recording(NamedTuple):
@@ -125,6 +125,7 @@ def test_records_have_the_promised_shapes_and_dtypes(name: str) -> None:
         "truncated": np.bool_,
         "reset_next": np.bool_,
         "frames": np.int64,
+        "forced": np.bool_,
     }
     assert all(getattr(recording.steps[0], field).shape == (B,) for field in Timestep._fields[1:])
 
@@ -251,7 +252,7 @@ def test_reset_while_a_reset_is_due_starts_counting_anew(path: str, limit: dict[
 
 def test_life_that_is_lost_in_the_no_ops_terminates_nothing() -> None:
     name = AtariName("breakout", (4, 5), 0.0, 3, 108_000)
-    recording = _record(ScalarAtari(name, EnvConfig(noop_max=80), 1, 3), 40, NOOP)
+    recording = _record(Atari(name, EnvConfig(noop_max=80), num_envs=1, seed=3, num_threads=1), 40, NOOP)
     lives, resetting = recording.info("lives"), recording.resetting()
     assert ((lives[1:] < lives[:-1]) & resetting).any()
     assert not recording.column("terminated")[resetting].any()

@@ -22,7 +22,7 @@ from arcadia.types import Episode, UserError
 
 
 def episodes(scores: list[float]) -> tuple[Episode, ...]:
-    return tuple(Episode(score, 10 + index) for index, score in enumerate(scores))
+    return tuple(Episode(score, 10 + index, 0.5) for index, score in enumerate(scores))
 
 
 def test_a_summary_of_four_games_computed_by_hand():
@@ -77,7 +77,7 @@ def snapshot(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model.torso.layers[1].weight[0, 0] = 1.0
+        model.actor.torso.layers[1].weight[0, 0] = 1.0
         model.policy.linear.bias.copy_(torch.tensor(bias))
         model.policy.linear.weight[1, 0] = weight
     return Snapshot(FlatParameters(model).read().numpy(), np.array(statistics or []), 1000, 4000, updates)
@@ -101,7 +101,7 @@ def test_long_games_count_as_often_as_they_are_played():
     result = play(player, snapshot(config, make_choice))
     assert len(result.episodes) == 120
     assert set(scores(result)) == {0.0, float(Choice.LONG)}
-    assert set(result.episodes) == {Episode(0.0, 1), Episode(30.0, 30)}
+    assert {episode[:2] for episode in result.episodes} == {(0.0, 1), (30.0, 30)}
     share = scores(result).count(30.0) / 120
     assert 0.32 < share < 0.68, "4 standard deviations around a half"
 
@@ -148,7 +148,7 @@ def test_parameters_of_another_shape_are_refused():
     good = snapshot(config, make_choice)
     with pytest.raises(UserError, match=f"holds {len(good.parameters) + 2} parameters"):
         player.start(good._replace(parameters=np.zeros(len(good.parameters) + 2, np.float32)))
-    with pytest.raises(UserError, match="5 observation statistics"):
+    with pytest.raises(UserError, match="5 running statistics"):
         player.start(good._replace(statistics=np.zeros(5)))
 
 
@@ -278,7 +278,7 @@ def test_scores_are_raw_where_learning_clips_rewards(tmp_path):
     assert result.mean_return is not None
     assert 5 <= result.mean_return <= 20
     rows = read_metrics(run)
-    assert {row["kind"] for row in rows} == {"train", "evaluation"}
+    assert {row["kind"] for row in rows} == {"train", "episode", "evaluation"}
     for row in rows:
         if row["kind"] == "evaluation":
             assert (row["min"], row["mean"], row["max"]) == (5.0, 12.5, 20.0)

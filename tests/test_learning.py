@@ -19,7 +19,7 @@ from arcadia.config import EnvConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluate import evaluate_run
 from arcadia.metrics import read_metrics
-from arcadia.models import ActorCritic, FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.normalize import CLIP
 from arcadia.recipes import recipe
 from arcadia.runtimes import resume, train
@@ -35,15 +35,14 @@ def final(run: Path) -> Checkpoint:
     return load_checkpoint(path)
 
 
-def trained_model(run: Path, make_env: EnvFactory) -> tuple[ActorCritic, ObservationNormalizer]:
-    """Return the final model of a run and the normaliser in front of it."""
+def trained_model(run: Path, make_env: EnvFactory) -> ActorCritic:
+    """Return the final model of a run, its normaliser with it."""
     config, checkpoint = load_config(run), final(run)
     spec = make_env(EnvConfig(), num_envs=1, seed=0).spec
     model = build_model(config.model, spec, seed=0)
     FlatParameters(model).load(checkpoint.parameters)
-    normalizer = ObservationNormalizer(config.model, spec, torch.float32)
-    normalizer.load(checkpoint.statistics.sum(0))
-    return model, normalizer
+    model.load_statistics(checkpoint.statistics.sum(0))
+    return model
 
 
 def test_the_control_recipe_solves_cartpole(tmp_path):
@@ -116,10 +115,10 @@ def test_a_time_limit_bootstraps_from_the_value_of_the_last_observation(tmp_path
         eval_episodes=0,
     )
     train(config, make_env=make_constant_reward)
-    model, normalizer = trained_model(run, make_constant_reward)
+    model = trained_model(run, make_constant_reward)
     bits = torch.tensor([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)], dtype=torch.float32)
     inputs = torch.empty(8, 3)
-    normalizer.apply(bits.numpy(), out=inputs)
+    model.normalizer.apply(bits.numpy(), out=inputs)
     with torch.no_grad():
         output = model(inputs[None], torch.zeros(1, 8, dtype=torch.bool), model.initial_state(8))
     worth = 1 / (1 - gamma)
@@ -159,7 +158,7 @@ def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip_and_do_n
     count = float(late.statistics[:, 0].sum())
     assert limit <= count <= limit + 2 * 2 * 8 * 16
     assert late.statistics.equal(early.statistics)
-    _, normalizer = trained_model(run, make_late_pixels)
+    normalizer = trained_model(run, make_late_pixels).normalizer
     assert normalizer.is_frozen
     env = make_late_pixels(EnvConfig(), num_envs=3, seed=5)
     observation = env.reset()

@@ -36,6 +36,7 @@ def _rollout(seed: int = 0, script: tuple[str, ...] = SCRIPT) -> Rollout:
         terminated=torch.from_numpy(np.isin(letters, ["L", "G"])),
         truncated=torch.from_numpy(letters == "T"),
         valid=~reset,
+        forced=torch.zeros(T, B, dtype=torch.bool),
         log_prob=-2 + 0.3 * torch.randn(T, B, generator=generator),
         value=torch.randn(T + 1, B, generator=generator),
     )
@@ -63,6 +64,7 @@ def _single(log_prob: float, ratio_advantage: float, clip_range: float | None) -
         terminated=torch.zeros(1, 1, dtype=torch.bool),
         truncated=torch.zeros(1, 1, dtype=torch.bool),
         valid=torch.ones(1, 1, dtype=torch.bool),
+        forced=torch.zeros(1, 1, dtype=torch.bool),
         log_prob=torch.full((1, 1), log_prob),
         value=torch.zeros(2, 1),
     )
@@ -78,6 +80,7 @@ def test_loss_by_hand() -> None:
         _rollout(),
         action=torch.tensor([[0], [1]]),
         valid=torch.ones(2, 1, dtype=torch.bool),
+        forced=torch.zeros(2, 1, dtype=torch.bool),
         log_prob=torch.zeros(2, 1),
     )
     logits = torch.tensor([[[math.log(3.0), 0.0]], [[5.0, 5.0]]])

@@ -11,9 +11,10 @@ from arcadia.types import Episode, UpdateReport
 
 
 def report(loss: float, staleness: tuple[int, ...], scores: tuple[float, ...] = ()) -> UpdateReport:
-    episodes = tuple(Episode(score, 10 * (index + 1)) for index, score in enumerate(scores))
+    episodes = tuple(Episode(score, 10 * (index + 1), 0.5) for index, score in enumerate(scores))
     return UpdateReport(
         worker=0,
+        num_steps=3,
         env_steps=6,
         frames=24,
         updates=len(staleness),
@@ -60,10 +61,16 @@ def test_figures_are_means_since_the_last_flush():
         "staleness_max": 6.0,
         "episode_return": 6.0,
         "episode_length": 15.0,
+        "num_steps_worker_0": 3.0,
     }
     assert figures.flush() == {}
     figures.add(report(-1.0, (2,)))
-    assert figures.flush() == {"loss": -1.0, "staleness": 2.0, "staleness_max": 2.0}, "no episode ended in between"
+    assert figures.flush() == {
+        "loss": -1.0,
+        "staleness": 2.0,
+        "staleness_max": 2.0,
+        "num_steps_worker_0": 3.0,
+    }, "no episode ended in between"
 
 
 def test_the_mean_score_covers_the_last_100_episodes_across_flushes():

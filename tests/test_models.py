@@ -90,9 +90,9 @@ def test_reset_inside_a_sequence_equals_the_initial_state(core: str) -> None:
 def test_core_computes_what_torchs_own_layer_does(core: str) -> None:
     model = _model("mlp", core)
     features = torch.randn(T, B, 8, generator=torch.Generator().manual_seed(3))
-    state = torch.randn(B, model.core.state_size, generator=torch.Generator().manual_seed(4))
+    state = torch.randn(B, model.actor.core.state_size, generator=torch.Generator().manual_seed(4))
     layer = (nn.LSTM if core == "lstm" else nn.GRU)(8, 11)
-    layer.load_state_dict({f"{name}_l0": tensor for name, tensor in model.core.cell.state_dict().items()})
+    layer.load_state_dict({f"{name}_l0": tensor for name, tensor in model.actor.core.cell.state_dict().items()})
     if core == "lstm":
         expected, (hidden, memory) = layer(
             features, (state[None, :, :11].contiguous(), state[None, :, 11:].contiguous())
@@ -101,7 +101,7 @@ def test_core_computes_what_torchs_own_layer_does(core: str) -> None:
     else:
         expected, hidden = layer(features, state[None])
         last = hidden[0]
-    outputs, last_state = model.core(features, torch.zeros(T, B, dtype=torch.bool), state)
+    outputs, last_state = model.actor.core(features, torch.zeros(T, B, dtype=torch.bool), state)
     torch.testing.assert_close(outputs, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(last_state, last, atol=1e-5, rtol=0)
 
@@ -150,8 +150,8 @@ def test_observations_are_not_changed_by_the_model() -> None:
 
 def test_bfloat16_is_of_the_torso_alone() -> None:
     model = _model("a3c", "lstm", torch.bfloat16)
-    assert {parameter.dtype for parameter in model.torso.parameters()} == {torch.bfloat16}
-    others = (model.core, model.policy, model.value)
+    assert {parameter.dtype for parameter in model.actor.torso.parameters()} == {torch.bfloat16}
+    others = (model.actor.core, model.policy, model.value)
     assert {parameter.dtype for module in others for parameter in module.parameters()} == {torch.float32}
 
 

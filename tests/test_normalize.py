@@ -7,7 +7,7 @@ from torch import Tensor
 
 from arcadia.config import ModelConfig, OptimizerConfig
 from arcadia.envs import EnvSpec
-from arcadia.models import ObservationNormalizer
+from arcadia.models import ObservationNormalizer, build_model
 from arcadia.parameters import SharedMemoryStore, create_shared_state
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
@@ -33,7 +33,9 @@ def _valid(seed: int) -> np.ndarray:
 def _gather(normalizer: ObservationNormalizer, rows: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
     """Return the statistics of T * B rows."""
     valid = np.ones((T, B), np.bool_) if valid is None else valid
-    return normalizer.gather(rows.reshape(T, B, *rows.shape[1:]), valid)
+    keep, add = normalizer.gather(rows.reshape(T, B, *rows.shape[1:]), valid)
+    assert keep == 1.0
+    return add
 
 
 def _apply(normalizer: ObservationNormalizer, observation: np.ndarray, dtype=torch.float32) -> Tensor:
@@ -53,7 +55,7 @@ def test_statistics_of_two_workers_add_up_to_one_pass_over_everything() -> None:
     for seed in range(4):  # two workers, two rollouts each; in each, sums of squares beyond what float32 can count
         rows = 255 - _frames(seed, 40 * 20).reshape(40, 20, HEIGHT, WIDTH) // 8
         valid = np.random.default_rng(seed).random((40, 20)) < 0.7
-        total += normalizer.gather(rows, valid)
+        total += normalizer.gather(rows, valid)[1]
         everything.append(rows[valid])
     rows = np.concatenate(everything).astype(np.int64)
     assert normalizer.size == len(total) == 1 + 2 * HEIGHT * WIDTH
@@ -117,16 +119,19 @@ def test_snapshot_holds_until_the_next_load() -> None:
 
 def test_nothing_changes_once_the_limit_is_reached() -> None:
     optimizer = OptimizerConfig()
-    normalizer = _normalizer(PIXELS, steps=2 * T * B)
+    model = build_model(ModelConfig(torso="mlp", normalization_steps=2 * T * B), PIXELS, seed=0)
+    normalizer = model.normalizer
     state = create_shared_state(optimizer, torch.zeros(3), num_workers=2, statistics_size=normalizer.size)
     stores = [SharedMemoryStore(state, optimizer, worker=worker, total_steps=100) for worker in range(2)]
     observation = _observation(0)
     inputs = []
     for number in range(4):
-        stores[0].pull_statistics(normalizer)
+        stores[0].pull_statistics(model)
         assert normalizer.is_frozen == (number >= 2)  # 0, 15 rows: not yet; 30 rows: frozen
         inputs.append(_apply(normalizer, observation))
-        statistics = None if normalizer.is_frozen else _gather(normalizer, _frames(number) // (number + 1))
+        rows = (_frames(number) // (number + 1)).reshape(T, B, 1, HEIGHT, WIDTH)
+        statistics = model.gather_statistics(rows, torch.zeros(T, B), np.ones((T, B), np.bool_))
+        assert (statistics is None) == normalizer.is_frozen
         stores[number % 2].count(T * B, 0, 0, statistics)
     assert not torch.equal(inputs[0], inputs[1])
     assert not torch.equal(inputs[1], inputs[2])

@@ -11,6 +11,7 @@ import torch.multiprocessing
 
 from arcadia.config import OptimizerConfig
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, create_shared_state
+from arcadia.types import StatisticsUpdate
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 P, K = 7, 5
@@ -29,6 +30,11 @@ def _config(optimizer: str, **settings: Any) -> OptimizerConfig:
 def _state(config: OptimizerConfig, num_workers: int = 1) -> SharedState:
     parameters = torch.tensor(START, dtype=torch.float32)
     return create_shared_state(config, parameters, num_workers=num_workers, statistics_size=K)
+
+
+def _added(statistics: torch.Tensor) -> StatisticsUpdate:
+    """Return an update that keeps everything and adds this."""
+    return StatisticsUpdate(torch.ones(len(statistics)).double(), statistics.double())
 
 
 def _store(state: SharedState, config: OptimizerConfig, worker: int = 0) -> SharedMemoryStore:
@@ -193,7 +199,7 @@ def test_everything_lives_in_shared_memory_and_stays_there(
     for worker in range(2):
         store = _store(state, config, worker)
         _push(store, GRADIENTS[0])
-        store.count(1, 4, 0, torch.ones(K, dtype=torch.float64))
+        store.count(1, 4, 0, _added(torch.ones(K)))
     assert [tensor.data_ptr() for tensor in tensors] == pointers
     assert all(tensor.count_nonzero() for tensor in tensors if tensor is not state.stop)
     assert initial.tolist() == pytest.approx(START.tolist())  # the caller's tensor was copied
@@ -215,7 +221,7 @@ def test_each_worker_counts_in_its_own_row() -> None:
     state = _state(config, num_workers=3)
     stores = [_store(state, config, worker) for worker in range(3)]
     for _ in range(2):
-        stores[0].count(5, 20, 1, torch.arange(K, dtype=torch.float64))
+        stores[0].count(5, 20, 1, _added(torch.arange(K)))
         stores[2].count(7, 28, 0, None)
     assert state.counters.tolist() == [[10, 40, 0, 2], [0, 0, 0, 0], [14, 56, 0, 0]]
     assert state.statistics.tolist() == [[0, 2, 4, 6, 8], [0] * K, [0] * K]

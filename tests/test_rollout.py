@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
 from arcadia.envs import EnvSpec
-from arcadia.models import ActorCritic, FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
 from arcadia.types import Episode, Rollout, Timestep
@@ -76,8 +76,14 @@ def _scripted(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int =
 
 
 def _collector(
-    env: ScriptedEnv, *, core: str = "none", clip_rewards: bool = False, normalization: str = "none", seed: int = 1
-) -> tuple[RolloutCollector, ActorCritic, ObservationNormalizer]:
+    env: ScriptedEnv,
+    *,
+    core: str = "none",
+    clip_rewards: bool = False,
+    normalization: str = "none",
+    seed: int = 1,
+    reset_on_life_loss: bool = False,
+) -> tuple[RolloutCollector, ActorCritic]:
     config = ModelConfig(
         torso="mlp",
         hidden_sizes=(8,),
@@ -89,10 +95,16 @@ def _collector(
     model = build_model(config, env.spec, seed=1)
     with torch.no_grad():
         model.policy.linear.weight.mul_(100)  # the policy starts nearly uniform
-    normalizer = ObservationNormalizer(config, env.spec, torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    collector = RolloutCollector(env, model, normalizer, num_steps=T, clip_rewards=clip_rewards, generator=generator)
-    return collector, model, normalizer
+    collector = RolloutCollector(
+        env,
+        model,
+        num_steps=T,
+        clip_rewards=clip_rewards,
+        reset_on_life_loss=reset_on_life_loss,
+        generator=generator,
+    )
+    return collector, model
 
 
 def _collect(collector: RolloutCollector) -> Rollout:
@@ -102,7 +114,7 @@ def _collect(collector: RolloutCollector) -> Rollout:
 
 
 def _rollouts(**settings: object) -> list[Rollout]:
-    collector, _, _ = _collector(ScriptedEnv(), **settings)
+    collector, _ = _collector(ScriptedEnv(), **settings)
     return [_collect(collector) for _ in range(NUM_ROLLOUTS)]
 
 
@@ -111,9 +123,9 @@ def _rows(rollouts: list[Rollout], field: str) -> Tensor:
     return torch.cat([getattr(rollout, field)[:T] for rollout in rollouts])
 
 
-def _games() -> list[list[Episode]]:
+def _games() -> list[list[tuple[float, int]]]:
     """Return the games that end in each rollout, in order of row and environment, by a loop over the script."""
-    games: list[list[Episode]] = [[] for _ in range(NUM_ROLLOUTS)]
+    games: list[list[tuple[float, int]]] = [[] for _ in range(NUM_ROLLOUTS)]
     total, length = np.zeros(B), np.zeros(B, int)
     for row in range(ROWS):
         for b in range(B):
@@ -121,7 +133,7 @@ def _games() -> list[list[Episode]]:
                 total[b] += float(REWARD[row, b])
                 length[b] += 1
             if LETTERS[row, b] in "GT":
-                games[row // T].append(Episode(total[b], int(length[b])))
+                games[row // T].append((float(total[b]), int(length[b])))
                 total[b] = length[b] = 0
     return games
 
@@ -151,6 +163,7 @@ def test_shapes_and_dtypes_are_as_promised() -> None:
         "terminated": ((T, B), torch.bool),
         "truncated": ((T, B), torch.bool),
         "valid": ((T, B), torch.bool),
+        "forced": ((T, B), torch.bool),
         "log_prob": ((T, B), torch.float32),
         "value": ((T + 1, B), torch.float32),
     }
@@ -177,7 +190,7 @@ def test_first_row_of_every_game_is_its_first_observation() -> None:
 
 def test_actions_are_those_that_the_environments_got() -> None:
     env = ScriptedEnv()
-    collector, _, _ = _collector(env)
+    collector, _ = _collector(env)
     rollouts = [_collect(collector) for _ in range(NUM_ROLLOUTS)]
     action = _rows(rollouts, "action")
     assert (action.numpy() == np.stack(env.actions)).all()
@@ -186,7 +199,7 @@ def test_actions_are_those_that_the_environments_got() -> None:
 
 @pytest.mark.parametrize("clip_rewards", [False, True])
 def test_rewards_are_clipped_for_learning_while_scores_stay_raw(clip_rewards: bool) -> None:
-    collector, _, _ = _collector(ScriptedEnv(), clip_rewards=clip_rewards)
+    collector, _ = _collector(ScriptedEnv(), clip_rewards=clip_rewards)
     rewards, games = [], []
     for _ in range(NUM_ROLLOUTS):
         rewards.append(_collect(collector).reward)
@@ -194,20 +207,58 @@ def test_rewards_are_clipped_for_learning_while_scores_stay_raw(clip_rewards: bo
     assert (torch.cat(rewards).numpy() == (np.sign(REWARD) if clip_rewards else REWARD)).all()
     assert np.abs(REWARD).max() > 1
     for played, expected in zip(games, _games(), strict=True):
-        assert [game.length for game in played] == [game.length for game in expected]
-        assert [game.episode_return for game in played] == pytest.approx([game.episode_return for game in expected])
+        assert [game.length for game in played] == [length for _, length in expected]
+        assert [game.episode_return for game in played] == pytest.approx([score for score, _ in expected])
     assert [len(played) for played in games] == [3, 3, 2]
 
 
+def test_max_probability_is_the_mean_over_a_games_decisions() -> None:
+    collector, model = _collector(ScriptedEnv())
+    largest, played = [], []
+    for _ in range(NUM_ROLLOUTS):
+        rollout = _collect(collector)
+        played += collector.episodes
+        with torch.no_grad():
+            logits = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state).logits
+        largest.append(logits.softmax(-1).amax(-1).numpy())
+    rows, expected = np.concatenate(largest), []
+    start = np.zeros(B, int)
+    for row, b in np.argwhere(np.isin(LETTERS, ["G", "T"])):
+        game = slice(start[b], row + 1)
+        expected.append(rows[game, b][VALID[game, b]].mean())
+        start[b] = row + 1
+    assert [game.max_probability for game in played] == pytest.approx(expected, rel=1e-5)
+    assert max(expected) - min(expected) > 0.01
+
+
+def test_steps_whose_action_the_environment_chose_are_marked() -> None:
+    env = ScriptedEnv()
+    forced = np.random.default_rng(5).random((ROWS, B)) < 0.3
+    play = env.step
+    env.step = lambda action: play(action)._replace(forced=forced[env._row - 1])
+    collector, _ = _collector(env)
+    rollouts = [_collect(collector) for _ in range(NUM_ROLLOUTS)]
+    assert (_rows(rollouts, "forced").numpy() == forced).all()
+    assert not _rows(_rollouts(), "forced").any()
+
+
+def test_recurrent_state_starts_anew_after_a_lost_life_where_the_config_says_so() -> None:
+    collector, _ = _collector(ScriptedEnv(), reset_on_life_loss=True)
+    rollouts = [_collect(collector) for _ in range(NUM_ROLLOUTS)]
+    after_lost_life = np.concatenate([np.zeros((1, B), np.bool_), LETTERS == "L"])[:ROWS]
+    assert (_rows(rollouts, "is_first").numpy() == (IS_FIRST[:ROWS] | after_lost_life)).all()
+    assert after_lost_life.any()
+
+
 def test_a_lost_life_does_not_end_a_game() -> None:
-    assert [game.length for game in _games()[0]] == [2, 5, 5]  # environment 0 loses a life in its third decision
-    collector, _, _ = _collector(ScriptedEnv())
+    assert [length for _, length in _games()[0]] == [2, 5, 5]  # environment 0 loses a life in its third decision
+    collector, _ = _collector(ScriptedEnv())
     collector.collect()
     assert [game.length for game in collector.episodes] == [2, 5, 5]
 
 
 def test_log_prob_is_that_of_the_action_when_it_was_chosen() -> None:
-    collector, model, _ = _collector(ScriptedEnv(), core="gru")
+    collector, model = _collector(ScriptedEnv(), core="gru")
     for _ in range(NUM_ROLLOUTS):
         rollout = _collect(collector)
         with torch.no_grad():
@@ -219,7 +270,7 @@ def test_log_prob_is_that_of_the_action_when_it_was_chosen() -> None:
 
 def test_actions_follow_the_policy() -> None:
     """With 200 rollouts, actions come as often as their probabilities say (chi-squared, A - 1 degrees of freedom)."""
-    collector, model, _ = _collector(ScriptedEnv())
+    collector, model = _collector(ScriptedEnv())
     with torch.no_grad():
         model.policy.linear.weight.zero_()
         model.policy.linear.bias.copy_(torch.arange(A) / 4)
@@ -232,7 +283,7 @@ def test_actions_follow_the_policy() -> None:
 
 @pytest.mark.parametrize("core", ["none", "lstm", "gru"])
 def test_recurrent_state_runs_through_a_game_and_resets_on_the_row_after_the_reset(core: str) -> None:
-    collector, model, _ = _collector(ScriptedEnv(), core=core)
+    collector, model = _collector(ScriptedEnv(), core=core)
     rollouts = [_collect(collector) for _ in range(NUM_ROLLOUTS)]
     never = torch.zeros(1, 1, dtype=torch.bool)
     for b in range(B):
@@ -253,7 +304,7 @@ def test_recurrent_state_runs_through_a_game_and_resets_on_the_row_after_the_res
 
 
 def test_learning_computes_what_acting_saw() -> None:
-    collector, model, _ = _collector(ScriptedEnv(), core="lstm")
+    collector, model = _collector(ScriptedEnv(), core="lstm")
     for _ in range(NUM_ROLLOUTS):
         rollout = _collect(collector)
         with torch.no_grad():
@@ -262,7 +313,7 @@ def test_learning_computes_what_acting_saw() -> None:
 
 
 def test_bootstrap_is_the_value_of_the_last_observation_under_the_same_parameters() -> None:
-    collector, model, _ = _collector(ScriptedEnv(), core="gru")
+    collector, model = _collector(ScriptedEnv(), core="gru")
     parameters = FlatParameters(model)
     before = None
     for number in range(NUM_ROLLOUTS):
@@ -286,7 +337,7 @@ def test_generator_alone_decides_the_actions() -> None:
 
 
 def test_frames_and_episodes_are_of_the_last_rollout_alone() -> None:
-    collector, _, _ = _collector(ScriptedEnv())
+    collector, _ = _collector(ScriptedEnv())
     for number in range(NUM_ROLLOUTS):
         collector.collect()
         valid = VALID[number * T : (number + 1) * T]
@@ -297,19 +348,20 @@ def test_frames_and_episodes_are_of_the_last_rollout_alone() -> None:
 def test_statistics_are_of_raw_observations_on_valid_rows_and_end_with_the_freeze() -> None:
     env = ScriptedEnv()
     observations = [env.reset()] + [env.step(np.zeros(B, np.int64)).observation for _ in range(ROWS)]
-    collector, _, normalizer = _collector(ScriptedEnv(), normalization="per_element")
-    total = torch.zeros(normalizer.size, dtype=torch.float64)
+    collector, model = _collector(ScriptedEnv(), normalization="per_element")
+    total = torch.zeros(model.statistics_size, dtype=torch.float64)
     for number, count in enumerate((14, 11)):
-        normalizer.load(total)
-        assert not normalizer.is_frozen  # 0 and 14 rows were seen, the limit is 15
+        model.load_statistics(total)
+        assert not model.normalizer.is_frozen  # 0 and 14 rows were seen, the limit is 15
         collector.collect()
         rows = slice(number * T, (number + 1) * T)
         seen = np.stack(observations[rows])[VALID[rows]].astype(np.float64)
-        statistics = collector.statistics()
+        keep, statistics = collector.statistics()
+        assert (keep == 1).all()
         assert statistics[0] == len(seen) == count
         assert (statistics[1:].view(2, 4).numpy() == [seen.sum(0), (seen**2).sum(0)]).all()
         total += statistics
-    normalizer.load(total)
+    model.load_statistics(total)
     collector.collect()
     assert collector.statistics() is None
 
@@ -317,11 +369,11 @@ def test_statistics_are_of_raw_observations_on_valid_rows_and_end_with_the_freez
 def test_inputs_are_normalized_once_by_the_snapshot_of_their_rollout() -> None:
     env = ScriptedEnv()
     observations = np.stack([env.reset()] + [env.step(np.zeros(B, np.int64)).observation for _ in range(ROWS)])
-    collector, _, normalizer = _collector(ScriptedEnv(), normalization="per_element")
+    collector, model = _collector(ScriptedEnv(), normalization="per_element")
     first = _collect(collector)
     assert (first.observation.numpy() == observations[: T + 1]).all()  # nothing was known yet
-    statistics = collector.statistics()
-    normalizer.load(statistics)
+    statistics = collector.statistics().add
+    model.load_statistics(statistics)
     count, (sums, squares) = float(statistics[0]), statistics[1:].view(2, 4).numpy()
     mean, variance = sums / count, squares / count - (sums / count) ** 2
     for rows in (observations[T : 2 * T + 1], observations[2 * T : 3 * T + 1]):
@@ -354,7 +406,7 @@ def _worker(
             entropy_schedule=entropy_schedule,
         ),
         optimizer=OptimizerConfig(),
-        runtime=RuntimeConfig(num_steps=T, total_steps=1000),
+        runtime=RuntimeConfig(num_steps=(T,), total_steps=1000),
     )
     model = build_model(config.model, ScriptedEnv.spec, seed=1)
     state = create_shared_state(
@@ -397,4 +449,4 @@ def test_worker_counts_decisions_of_valid_rows_only(num_minibatches: int, num_ep
     assert [report.updates for report in reports] == [updates] * NUM_ROLLOUTS
     assert [report.staleness for report in reports] == [(0,) * updates] * NUM_ROLLOUTS  # nobody else updates
     returns = [game.episode_return for report in reports for game in report.episodes]
-    assert returns == pytest.approx([game.episode_return for games in _games() for game in games])
+    assert returns == pytest.approx([score for games in _games() for score, _ in games])

@@ -273,7 +273,7 @@ TOY = TrainConfig(
         clip_range=0.2,
     ),
     optimizer=OptimizerConfig(optimizer="adam", lr=1e-3, schedule="constant", epsilon=1e-5, shared_statistics=True),
-    runtime=RuntimeConfig(num_steps=64, total_steps=1_000_000, seed=1),
+    runtime=RuntimeConfig(num_steps=(64,), total_steps=1_000_000, seed=1),
 )
 
 
@@ -284,6 +284,8 @@ def configure(base: TrainConfig, env: str, run: Path, **settings: Any) -> TrainC
     for name in ("env", "model", "loss", "optimizer", "runtime"):
         section = getattr(base, name)
         own = {key: settings.pop(key) for key in vars(section) if key in settings}
+        if isinstance(own.get("num_steps"), int):
+            own["num_steps"] = (own["num_steps"],)
         sections[name] = dataclasses.replace(section, **own)
     assert not settings, f"no such fields: {settings}"
     return dataclasses.replace(base, **sections)

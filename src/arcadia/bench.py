@@ -21,6 +21,7 @@ from arcadia.envs import make_vector_env, spec_of
 from arcadia.metrics import read_metrics
 from arcadia.recipes import recipe
 from arcadia.runtimes.hogwild import num_cores
+from arcadia.runtimes.session import split_envs
 from arcadia.types import UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
@@ -55,14 +56,15 @@ def bench(
             raise UserError(f"{name} must be >= 1, got {value}")
     settings = recipe(recipe_name).config
     workers = num_workers or num_cores()
-    config = replace(settings.env, env=env, num_envs=num_envs or settings.env.num_envs)
+    num_envs = num_envs or settings.env.num_envs or split_envs(settings.env.total_envs, workers)
+    config = replace(settings.env, env=env, num_envs=num_envs)
     spec_of(config)  # an unknown environment is an error before anything starts
     env_only: list[float] = []
     training: list[float] = []
     frames: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(ROUNDS):
-            env_only.append(_env_only(config, workers, seconds / ROUNDS))
+            env_only.append(_env_only(config, workers, num_envs, seconds / ROUNDS))
             run = Path(folder) / str(round_)
             steps_per_s, frames_per_s = _train(run, config, recipe_name, workers, seconds / ROUNDS)
             training.append(steps_per_s)
@@ -75,7 +77,7 @@ def bench(
         "env": env,
         "recipe": recipe_name,
         "num_workers": workers,
-        "num_envs": config.num_envs,
+        "num_envs": num_envs,
         "dtype": trained.model.dtype,
         "torso": trained.model.torso,
         "core": trained.model.core,
@@ -92,13 +94,13 @@ def bench(
     }
 
 
-def _env_only(config: EnvConfig, num_workers: int, seconds: float) -> float:
+def _env_only(config: EnvConfig, num_workers: int, num_envs: int, seconds: float) -> float:
     context = torch.multiprocessing.get_context("spawn")
     start = context.Barrier(num_workers)
     pipes, processes = [], []
     for worker in range(num_workers):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_play, args=(sender, start, config, worker, seconds), daemon=True)
+        process = context.Process(target=_play, args=(sender, start, config, num_envs, worker, seconds), daemon=True)
         process.start()
         pipes.append(receiver)
         processes.append(process)
@@ -108,15 +110,15 @@ def _env_only(config: EnvConfig, num_workers: int, seconds: float) -> float:
     return sum(rates)
 
 
-def _play(connection: Connection, start: Any, config: EnvConfig, worker: int, seconds: float) -> None:
+def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, worker: int, seconds: float) -> None:
     """Step environments with random actions; send the rate of decisions per second."""
-    env = make_vector_env(config, num_envs=config.num_envs, seed=worker, num_threads=1)
+    env = make_vector_env(config, num_envs=num_envs, seed=worker, num_threads=1)
     env.reset()
     rng = np.random.default_rng(worker)
-    actions = rng.integers(env.spec.num_actions, size=(1000, config.num_envs))
+    actions = rng.integers(env.spec.num_actions, size=(1000, num_envs))
     start.wait()
     decisions = steps = 0
-    resetting = np.zeros(config.num_envs, np.bool_)
+    resetting = np.zeros(num_envs, np.bool_)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
         step = env.step(actions[steps % len(actions)])

@@ -173,6 +173,7 @@ def _run(session: Callable[[], "TrainResult"]) -> int:
     why = {
         "total_steps": "total_steps reached",
         "total_minutes": "total_minutes over",
+        "total_episodes": "total_episodes reached",
         "stop_score": "stop_score reached",
         "signal": "stopped by a signal",
     }[result.reason]
@@ -258,18 +259,10 @@ class RecipesArguments:
 
 
 def _recipes(arguments: list[str]) -> int:
-    from arcadia.recipes import RECIPES, recipe
+    from arcadia.recipes import describe, overview
 
     given = _parse(RecipesArguments, prog="arcadia recipes", description="List recipes.", args=arguments)
-    if not given.name:
-        for name, entry in RECIPES.items():
-            print(f"{name:12}{entry.description}\n{'':12}source: {entry.source}")
-        return 0
-    entry = recipe(given.name)
-    print(f"{given.name}: {entry.description}\nsource: {entry.source}")
-    for deviation in entry.deviations:
-        print(f"deviation: {deviation}")
-    print(json.dumps(entry.config.to_dict(), indent=2))
+    print(describe(given.name) if given.name else overview())
     return 0
 
 

@@ -7,39 +7,68 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from arcadia.types import UserError
 
-Schedule = Literal["constant", "linear"]
+Schedule = Literal["constant", "linear", "log_episodes"]
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     env: str = ""
     """Environment id: pong, PongNoFrameskip-v4, ALE/Pong-v5, CartPole-v1, ..."""
-    num_envs: int = 8
-    """Environments per worker (B)."""
+    num_envs: int | None = None
+    """Environments per worker (B). Default: total_envs split over the workers."""
+    total_envs: int = 16
+    """Environments of all workers together, where num_envs is not given."""
+    frame_size: tuple[int, int] = (84, 84)
+    """Atari: height and width of a frame, pixels."""
     frame_stack: int = 4
     """Newest frames stacked in one Atari observation."""
+    color: bool = False
+    """Atari: RGB frames instead of grey ones."""
+    crop: Literal["none", "rows", "game"] = "none"
+    """Atari: rows of the picture that are kept: all, crop_rows, or the game's playfield by a table."""
+    crop_rows: tuple[int, int] = (0, 210)
+    """Atari: first row kept and first row dropped again, of the 210 of most games (crop rows)."""
     noop_max: int = 30
     """Atari: a game starts with fewer than this many random no-ops (frames; decisions where the skip is random)."""
     fire_on_reset: bool = True
     """Atari: press FIRE at a game's start, in games that have the button."""
+    forced_actions: tuple[int, ...] = ()
+    """Atari: actions of the game (1 is FIRE) played in place of the agent's at the start of each game and after each
+    lost life, in games that have FIRE. The policy does not learn from these steps."""
+    forced_start_max: int = 1
+    """Atari: at a game's start the first forced action is repeated 1 to this many times."""
+    drop_noop: bool = False
+    """Atari: take NOOP out of the agent's actions."""
     terminal_on_life_loss: bool = True
     """Atari: a lost life ends the return (never the game)."""
+    refill_on_life_loss: bool = False
+    """Atari: after a lost life the newest frame fills the whole stack."""
+    max_episode_steps: int | None = None
+    """Atari: time limit in decisions. Default: the one that the id promises."""
     clip_rewards: bool = True
     """Learn from the sign of the reward. Scores stay raw."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    torso: Literal["a3c", "nature", "mlp"] = "a3c"
-    """Convolutions of the A3C paper or of the Nature DQN paper, or a multi-layer perceptron."""
+    torso: Literal["a3c", "a3c_bn", "nature", "nature_2", "narrow_8", "narrow_16", "max_pool", "mlp"] = "a3c"
+    """Convolutions of the A3C paper (a3c_bn: wider, batch-normalised), of the Nature DQN paper (nature_2: its first
+    two), of the published systems (narrow_8, narrow_16, max_pool), or a multi-layer perceptron."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the MLP torso's layers."""
     core: Literal["none", "lstm", "gru"] = "none"
     """Recurrent core between torso and heads."""
     core_size: int = 256
     """Width of the recurrent core."""
-    normalization: Literal["none", "scale", "per_element"] = "per_element"
-    """Model input: as it is, divided by 255, or (x - mean) / std per pixel or dimension."""
+    towers: Literal["shared", "separate"] = "shared"
+    """Torso and core: one for actor and critic, or one each (and gradients clipped for each by itself)."""
+    initialization: Literal["orthogonal", "xavier"] = "orthogonal"
+    """Initial parameters: orthogonal, or as in rl_a3c_pytorch."""
+    reset_on_life_loss: bool = False
+    """The recurrent state starts anew after a lost life that ends the return, not only with a game."""
+    normalization: Literal["none", "scale", "per_element", "scalar"] = "per_element"
+    """Model input: as it is, divided by 255, or (x - mean) / std: per pixel or dimension, or one decaying mean and std
+    for all of them."""
     normalization_steps: int = 40_000
     """env_steps after which the mean and std of per_element freeze."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -62,11 +91,11 @@ class LossConfig:
     entropy_coefficient: float = 0.01
     """Weight of the policy's entropy (nats), at the start."""
     entropy_schedule: Schedule = "constant"
-    """Entropy coefficient over env_steps: constant, or linear to 0 at total_steps."""
+    """Entropy coefficient: constant, linear in env_steps to 0 at total_steps, or over log10(10 + episodes / 100)."""
     reduction: Literal["mean", "sum_over_steps"] = "mean"
     """Loss: mean over valid rows, or sum over a rollout's steps and mean over environments."""
     max_grad_norm: float = 0.5
-    """The gradient is scaled down to this global norm."""
+    """The gradient is scaled down to this global norm (actor and critic by themselves where towers are separate)."""
     num_epochs: int = 1
     """Passes over each rollout."""
     num_minibatches: int = 1
@@ -82,7 +111,7 @@ class OptimizerConfig:
     lr: float = 5e-4
     """Learning rate at the start."""
     schedule: Schedule = "linear"
-    """Learning rate over env_steps: constant, or linear to 0 at total_steps."""
+    """Learning rate: constant, linear in env_steps to 0 at total_steps, or over log10(10 + episodes / 100)."""
     epsilon: float = 1e-5
     """Term that bounds the step where gradients vanish."""
     beta1: float = 0.9
@@ -100,13 +129,15 @@ class RuntimeConfig:
     runtime: Literal["hogwild", "serial"] = "hogwild"
     """Workers in processes with lock-free updates, or one reproducible process."""
     num_workers: int | None = None
-    """Workers. Default: hogwild one per core, serial one."""
-    num_steps: int = 20
-    """Decisions per environment in each rollout (T)."""
+    """Workers. Default: hogwild one per core (at most total_envs), serial one."""
+    num_steps: tuple[int, ...] = (20,)
+    """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     total_steps: int = 10_000_000
     """Stop after this many env_steps (decisions of all workers)."""
     total_minutes: float | None = None
     """Stop after this many minutes."""
+    total_episodes: int | None = None
+    """Stop after this many episodes of all workers."""
     stop_score: float | None = None
     """Stop when the mean return of the last 100 training episodes reaches this."""
     seed: int = 1
@@ -157,6 +188,9 @@ class _Bounds(NamedTuple):
 
 _BOUNDS = {
     "num_envs": _Bounds(1, 4096),
+    "total_envs": _Bounds(1, 4096),
+    "forced_start_max": _Bounds(1, 1000),
+    "max_episode_steps": _Bounds(1),
     "frame_stack": _Bounds(1, 16),
     "noop_max": _Bounds(0, 1000),
     "core_size": _Bounds(1, 65_536),
@@ -175,9 +209,9 @@ _BOUNDS = {
     "beta2": _Bounds(0, 1, open_high=True),
     "alpha": _Bounds(0, 1),
     "num_workers": _Bounds(1, 4096),
-    "num_steps": _Bounds(1, 100_000),
     "total_steps": _Bounds(1),
     "total_minutes": _Bounds(0, open_low=True),
+    "total_episodes": _Bounds(1),
     "seed": _Bounds(0, 2**63 - 1),
     "checkpoint_seconds": _Bounds(0, open_low=True),
     "eval_episodes": _Bounds(0, 1000),
@@ -196,10 +230,21 @@ def validate(config: TrainConfig) -> None:
         for name, value in vars(section).items():
             if name in _BOUNDS and value is not None and not _BOUNDS[name].allow(value):
                 raise UserError(f"{name} must be {_BOUNDS[name]}, got {value}")
-    loss, runtime = config.loss, config.runtime
-    for size in config.model.hidden_sizes:
-        if size < 1:
-            raise UserError(f"hidden_sizes must be >= 1 each, got {size}")
+    env, loss, runtime = config.env, config.loss, config.runtime
+    for name, values, bounds in (
+        ("hidden_sizes", config.model.hidden_sizes, _Bounds(1, 65_536)),
+        ("num_steps", runtime.num_steps, _Bounds(1, 100_000)),
+        ("frame_size", env.frame_size, _Bounds(1, 1000)),
+        ("crop_rows", env.crop_rows, _Bounds(0, 1000)),
+        ("forced_actions", env.forced_actions, _Bounds(0, 17)),
+    ):
+        for value in values:
+            if not bounds.allow(value):
+                raise UserError(f"{name} must be {bounds} each, got {value}")
+    if not runtime.num_steps:
+        raise UserError("num_steps is empty: give one or more, such as --num-steps 20")
+    if env.crop_rows[0] >= env.crop_rows[1]:
+        raise UserError(f"crop_rows must rise, got {env.crop_rows[0]} {env.crop_rows[1]}")
     if runtime.stop_score is not None and runtime.stop_score != runtime.stop_score:
         raise UserError("stop_score must be a number, got nan")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
@@ -241,7 +286,9 @@ def _convert(hint: Any, value: Any, where: str) -> object:
         assert isinstance(hint, type)
         return _from_dict(hint, value, where)
     if get_origin(hint) is tuple:
-        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+        length = None if Ellipsis in get_args(hint) else len(get_args(hint))
+        is_sequence = isinstance(value, (list, tuple)) and len(value) == (length or len(value))
+        if is_sequence and all(type(item) is int for item in value):
             return tuple(value)
     elif get_origin(hint) is Literal:
         if value in get_args(hint):

@@ -19,8 +19,9 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
+from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
+from arcadia.rollout import EpisodeTracker, starts_anew
 from arcadia.types import DivergedError, Episode, UserError
 
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
@@ -86,9 +87,8 @@ class Player:
         dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
-        self._normalizer = ObservationNormalizer(config.model, self._env.spec, dtype)
         self._inputs = torch.empty(1, num_envs, *self._env.spec.observation_shape, dtype=dtype)
-        self._greedy = greedy
+        self._greedy, self._reset_on_life_loss = greedy, config.model.reset_on_life_loss
         self._generator = torch.Generator().manual_seed(int(action_seed))
         base, extra = divmod(num_episodes, num_envs)
         self._quota = np.full(num_envs, base) + (np.arange(num_envs) < extra)
@@ -104,46 +104,45 @@ class Player:
                 f"the checkpoint holds {len(snapshot.parameters)} parameters, the model in config.json "
                 f"has {self._parameters.size}: use the checkpoint's own config.json"
             )
-        if len(snapshot.statistics) != self._normalizer.size:
+        if len(snapshot.statistics) != self._model.statistics_size:
             raise UserError(
-                f"the checkpoint holds {len(snapshot.statistics)} observation statistics, config.json "
-                f"asks for {self._normalizer.size}: use the checkpoint's own config.json"
+                f"the checkpoint holds {len(snapshot.statistics)} running statistics, config.json "
+                f"asks for {self._model.statistics_size}: use the checkpoint's own config.json"
             )
         self._snapshot, self._started = snapshot, time.perf_counter()
         self._parameters.load(torch.from_numpy(snapshot.parameters))
-        self._normalizer.load(torch.from_numpy(snapshot.statistics))
+        self._model.load_statistics(torch.from_numpy(snapshot.statistics))
         num_envs = self._env.num_envs
         self._observation = self._env.reset()
         self._state = self._model.initial_state(num_envs)
         self._is_first = np.ones(num_envs, np.bool_)
         self._resetting = np.zeros(num_envs, np.bool_)
-        self._return, self._length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._tracker = EpisodeTracker(num_envs)
         self._missing = self._quota.copy()
         self._episodes: list[Episode] = []
 
     @torch.no_grad()
     def step(self) -> Evaluation | None:
         """Play one decision in every environment; return the evaluation once all games are over."""
-        self._normalizer.apply(self._observation, out=self._inputs[0])
+        self._model.normalizer.apply(self._observation, out=self._inputs[0])
         is_first = torch.from_numpy(self._is_first)[None]
         output = self._model(self._inputs, is_first, self._state)
         logits, self._state = output.logits[0], output.state  # [B, A]
         if not bool(logits.isfinite().all()):
             raise DivergedError("the policy's logits are NaN or infinite: evaluate an earlier checkpoint")
+        probability = logits.softmax(-1)
         if self._greedy:
             action = logits.argmax(-1)
         else:
-            action = torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[:, 0]
+            action = torch.multinomial(probability, 1, generator=self._generator)[:, 0]
         step = self._env.step(action.numpy())
-        self._return += step.reward
-        self._length += ~self._resetting
-        for b in np.flatnonzero(step.reset_next):
+        for b, episode in self._tracker.add(step, self._resetting, probability).items():
             if self._missing[b] > 0:
-                self._episodes.append(Episode(float(self._return[b]), int(self._length[b])))
+                self._episodes.append(episode)
                 self._missing[b] -= 1
-            self._return[b] = self._length[b] = 0
         self._observation = step.observation
-        self._is_first, self._resetting = self._resetting, step.reset_next
+        self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
+        self._resetting = step.reset_next
         if self._missing.any():
             return None
         seconds = time.perf_counter() - self._started

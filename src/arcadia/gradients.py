@@ -1,5 +1,7 @@
 """From a rollout to a flat gradient."""
 
+import math
+
 from torch import Tensor
 
 from arcadia.config import LossConfig
@@ -23,15 +25,17 @@ def compute_gradient(
         targets: advantage and return of each row.
 
     Returns:
-        gradient [P] float32, clipped to the global norm `config.max_grad_norm` (in a buffer that the next call
-        overwrites); the detached loss; the norm before clipping.
+        gradient [P] float32, each of the model's parameter groups clipped to the norm `config.max_grad_norm` (in a
+        buffer that the next call overwrites); the detached loss; the norm of the whole before clipping.
     """
     parameters.zero_gradient()
     output = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state)
     loss = actor_critic_loss(output, rollout, targets, config)
     loss.total.backward()  # type: ignore[no-untyped-call]
     gradient = parameters.gradient()
-    norm = float(gradient.norm())
-    if norm > config.max_grad_norm:
-        gradient.mul_(config.max_grad_norm / norm)
-    return gradient, Loss(*(part.detach() for part in loss)), norm
+    norms = []
+    for group in model.parameter_groups():
+        norms.append(float(gradient[group].norm()))
+        if norms[-1] > config.max_grad_norm:
+            gradient[group].mul_(config.max_grad_norm / norms[-1])
+    return gradient, Loss(*(part.detach() for part in loss)), math.hypot(*norms)

@@ -28,9 +28,9 @@ def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
     else:
         advantage = gae(rollout.reward, rollout.value, discount, trace, config.gae_lambda)
         return_ = advantage + rollout.value[:-1]
-    valid = advantage[rollout.valid]
-    if config.normalize_advantage and len(valid) > 0:
-        advantage = (advantage - valid.mean()) / (valid.std(correction=0) + 1e-8)
+    chosen = advantage[rollout.valid & ~rollout.forced]
+    if config.normalize_advantage and len(chosen) > 0:
+        advantage = (advantage - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
     return Targets(advantage, return_)
 
 
@@ -41,8 +41,9 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
     arXiv:1707.06347, eq. 7), whose gradient at ratio 1 is the same.
     value = (return_ - V(s))^2;  total = policy + value_coefficient * value - entropy_coefficient * entropy.
 
-    Gradient flows through `output` alone. Each part is reduced as `config.reduction` says: "mean" over valid rows,
-    or "sum_over_steps": summed over T and averaged over B.
+    Gradient flows through `output` alone. The value is learned on valid rows, policy and entropy on those whose action
+    was the policy's own. Each part is reduced as `config.reduction` says: "mean" over its rows, or "sum_over_steps":
+    summed over T and averaged over B.
 
     Args:
         output: logits [T, B, A], value [T, B] of the first T rows.
@@ -67,15 +68,15 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
         policy = -torch.minimum(ratio * advantage, bounded * advantage)
         clipped = ratio != bounded
 
-    valid = rollout.valid.float()
-    scale = valid.sum().clamp(min=1) if config.reduction == "mean" else valid.shape[1]
+    chosen = rollout.valid & ~rollout.forced
 
-    def reduce(row: Tensor) -> Tensor:
-        return (row * valid).sum() / scale
+    def reduce(row: Tensor, rows: Tensor) -> Tensor:
+        scale = rows.sum().clamp(min=1) if config.reduction == "mean" else rows.shape[1]
+        return (row * rows).sum() / scale
 
-    policy_loss = reduce(policy)
-    value_loss = reduce((targets.return_ - output.value).square())
-    mean_entropy = reduce(entropy)
+    policy_loss = reduce(policy, chosen)
+    value_loss = reduce((targets.return_ - output.value).square(), rollout.valid)
+    mean_entropy = reduce(entropy, chosen)
     total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * mean_entropy
-    clip_fraction = (clipped * valid).sum() / valid.sum().clamp(min=1)
+    clip_fraction = (clipped & chosen).sum() / chosen.sum().clamp(min=1)
     return Loss(total, policy_loss, value_loss, mean_entropy, clip_fraction)

@@ -4,14 +4,17 @@ import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from arcadia.models import ActorCritic
 from arcadia.types import Episode, UpdateReport
 
 WINDOW = 100  # episodes in the running mean score
+AVERAGE_DECAY = 0.9  # of the exponential average of scores, per episode
 
 
 class RunningFigures:
@@ -24,7 +27,7 @@ class RunningFigures:
     def add(self, report: UpdateReport) -> None:
         """Add one update."""
         self._reports.append(report)
-        self.returns.extend(episode.episode_return for episode in report.episodes if _is_finite(episode))
+        self.returns.extend(episode.episode_return for episode in report.episodes if is_finite(episode))
 
     @property
     def mean_return(self) -> float | None:
@@ -45,19 +48,35 @@ class RunningFigures:
         for report in reports:
             for name, value in report.metrics.items():
                 values[name].append(value)
+            values[f"num_steps_worker_{report.worker}"].append(report.num_steps)
         figures = {name: float(np.mean(column)) for name, column in values.items()}
         staleness = [value for report in reports for value in report.staleness]
         if staleness:
             figures["staleness"] = float(np.mean(staleness))
             figures["staleness_max"] = float(np.max(staleness))
-        episodes = [episode for report in reports for episode in report.episodes if _is_finite(episode)]
+        episodes = [episode for report in reports for episode in report.episodes if is_finite(episode)]
         if episodes:
             figures["episode_return"] = float(np.mean([e.episode_return for e in episodes]))
             figures["episode_length"] = float(np.mean([e.length for e in episodes]))
         return figures
 
 
-def _is_finite(episode: Episode) -> bool:
+@dataclass
+class EpisodeRecord:
+    """The highest score so far, and an exponential average of scores."""
+
+    running_max: float | None = None
+    exponential_average: float | None = None
+
+    def add(self, score: float) -> None:
+        """Add the score of an episode."""
+        if self.running_max is None or self.exponential_average is None:
+            self.running_max = self.exponential_average = score
+        self.running_max = max(self.running_max, score)
+        self.exponential_average = AVERAGE_DECAY * self.exponential_average + (1 - AVERAGE_DECAY) * score
+
+
+def is_finite(episode: Episode) -> bool:
     """Return False for a game with a reward of NaN, which no mean should hold."""
     return math.isfinite(episode.episode_return)
 
@@ -65,8 +84,8 @@ def _is_finite(episode: Episode) -> bool:
 class MetricsWriter:
     """Appends rows to metrics.jsonl and TensorBoard.
 
-    Every row has `kind` ("train", "evaluation" or "skipped"), `env_steps`, `frames`, `updates`, `seconds` and its
-    figures. TensorBoard shows the figures against env_steps.
+    Every row has `kind` ("train", "episode", "evaluation" or "skipped"), `env_steps`, `frames`, `updates`, `seconds`
+    and its figures. TensorBoard shows the figures against env_steps.
 
     Args:
         run: run directory.
@@ -92,6 +111,15 @@ class MetricsWriter:
         for name, value in row.items():
             if isinstance(value, float) and name != "seconds":
                 self._tensorboard.add_scalar(f"{prefix}/{name}", value, row["env_steps"])
+
+    def write_graph(self, model: ActorCritic) -> None:
+        """Show the network's graph in TensorBoard."""
+        self._tensorboard.add_graph(model, model.example_inputs())
+
+    def write_histograms(self, model: ActorCritic, env_steps: int) -> None:
+        """Show histograms of a model's parameters in TensorBoard."""
+        for name, parameter in model.named_parameters():
+            self._tensorboard.add_histogram(name.replace(".", "/"), parameter.detach().float(), env_steps)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcadia.config import OptimizerConfig
-from arcadia.models import FlatParameters, ObservationNormalizer
+from arcadia.config import OptimizerConfig, Schedule
+from arcadia.models import ActorCritic, FlatParameters
 from arcadia.optimizers import build_optimizer, init_optimizer_state
 from arcadia.schedules import scheduled
+from arcadia.types import StatisticsUpdate
 
 ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counters
 
@@ -22,7 +23,7 @@ class SharedState:
 
     parameters: Tensor  # [P] float32
     optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32; C = 1, or W for private statistics
-    statistics: Tensor  # [W, K] float64, each worker adds to its own row only
+    statistics: Tensor  # [W, K] float64, each worker writes its own row only
     counters: Tensor  # [W, 4] int64, each worker adds to its own row only
     stop: Tensor  # [1] bool, asks every process to end
 
@@ -84,17 +85,20 @@ class ParameterStore(Protocol):
     def pull(self, parameters: FlatParameters) -> int:
         """Copy the newest parameters into a local model; return the version, in updates."""
 
-    def pull_statistics(self, normalizer: ObservationNormalizer) -> None:
-        """Let a normaliser take a snapshot of the shared statistics."""
+    def pull_statistics(self, model: ActorCritic) -> None:
+        """Let a model take a snapshot of the shared statistics."""
 
     def push(self, gradient: Tensor) -> int:
         """Apply a gradient [P]; return the version just before."""
 
-    def count(self, env_steps: int, frames: int, episodes: int, statistics: Tensor | None) -> None:
+    def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:
         """Add a rollout that was learned from to the counters, and its statistics."""
 
     def env_steps(self) -> int:
         """Return the decisions of all workers."""
+
+    def scheduled(self, value: float, schedule: Schedule) -> float:
+        """Return a setting's value at this point of the run."""
 
 
 class SharedMemoryStore:
@@ -102,7 +106,7 @@ class SharedMemoryStore:
 
     Args:
         worker: index of the worker, which is its row of counters and statistics.
-        total_steps: end of the learning-rate schedule, in env_steps.
+        total_steps: end of linear schedules, in env_steps.
     """
 
     def __init__(self, state: SharedState, config: OptimizerConfig, *, worker: int, total_steps: int) -> None:
@@ -118,25 +122,32 @@ class SharedMemoryStore:
         parameters.load(self._parameters)
         return version
 
-    def pull_statistics(self, normalizer: ObservationNormalizer) -> None:
-        statistics = self._state.statistics
-        if statistics.shape[1] and float(statistics[:, 0].sum()) != normalizer.count:
-            normalizer.load(statistics.sum(0))
+    def pull_statistics(self, model: ActorCritic) -> None:
+        model.load_statistics(self._state.statistics.sum(0))
 
     def push(self, gradient: Tensor) -> int:
         version = self._state.counter(UPDATES)
         config = self._config
-        lr = scheduled(config.lr, config.schedule, self.env_steps(), self._total_steps)
-        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.param_groups[0]["lr"] = self.scheduled(config.lr, config.schedule)
         self._parameters.grad = gradient
         self._optimizer.step()
         self._state.counters[self._worker, UPDATES] += 1
         return version
 
-    def count(self, env_steps: int, frames: int, episodes: int, statistics: Tensor | None) -> None:
+    def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:
         self._state.counters[self._worker] += torch.tensor([env_steps, frames, 0, episodes])
         if statistics is not None:
-            self._state.statistics[self._worker] += statistics
+            slot = self._state.statistics[self._worker]
+            slot.copy_(slot * statistics.keep + statistics.add)  # at once: others may be reading
 
     def env_steps(self) -> int:
         return self._state.counter(ENV_STEPS)
+
+    def scheduled(self, value: float, schedule: Schedule) -> float:
+        return scheduled(
+            value,
+            schedule,
+            env_steps=self.env_steps(),
+            total_steps=self._total_steps,
+            episodes=self._state.counter(EPISODES),
+        )

@@ -5,8 +5,34 @@ import torch
 from torch import Tensor
 
 from arcadia.envs import VectorEnv
-from arcadia.models import ActorCritic, ObservationNormalizer
-from arcadia.types import DivergedError, Episode, Rollout
+from arcadia.models import ActorCritic
+from arcadia.types import BoolArray, DivergedError, Episode, Rollout, StatisticsUpdate, Timestep
+
+
+class EpisodeTracker:
+    """Adds up the games that B environments play."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._return = np.zeros(num_envs)
+        self._length = np.zeros(num_envs, np.int64)
+        self._max_probability = np.zeros(num_envs)
+
+    def add(self, step: Timestep, resetting: BoolArray, probability: Tensor) -> dict[int, Episode]:
+        """Add a step of every environment; return the games that ended with it, by environment.
+
+        Args:
+            resetting: [B], the step was a reset.
+            probability: [B, A] of the actions.
+        """
+        self._return += step.reward
+        self._length += ~resetting
+        self._max_probability += np.where(resetting, 0.0, probability.amax(-1).numpy())
+        episodes = {}
+        for b in map(int, np.flatnonzero(step.reset_next)):
+            length = int(self._length[b])
+            episodes[b] = Episode(float(self._return[b]), length, float(self._max_probability[b]) / max(length, 1))
+            self._return[b] = self._length[b] = self._max_probability[b] = 0
+        return episodes
 
 
 class RolloutCollector:
@@ -17,10 +43,10 @@ class RolloutCollector:
 
     Args:
         env: B environments; they are reset here.
-        model: its parameters change between rollouts, never within one.
-        normalizer: its snapshot likewise.
+        model: its parameters and statistics change between rollouts, never within one.
         num_steps: T.
         clip_rewards: learn from the sign of the reward.
+        reset_on_life_loss: the recurrent state starts anew after a termination within a game.
         generator: source of all action sampling.
     """
 
@@ -28,19 +54,18 @@ class RolloutCollector:
         self,
         env: VectorEnv,
         model: ActorCritic,
-        normalizer: ObservationNormalizer,
         *,
         num_steps: int,
         clip_rewards: bool,
+        reset_on_life_loss: bool = False,
         generator: torch.Generator,
     ) -> None:
-        self._env, self._model, self._normalizer = env, model, normalizer
-        self._clip_rewards, self._generator = clip_rewards, generator
+        self._env, self._model = env, model
+        self._clip_rewards, self._reset_on_life_loss = clip_rewards, reset_on_life_loss
+        self._generator = generator
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
         self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype)
-        # of images the newest frame, of vectors all: what the normaliser's statistics are made of
-        self._newest = np.empty((*size, *(shape[1:] if env.spec.is_image else shape)), dtype)
         self._is_first = torch.empty(num_steps + 1, env.num_envs, dtype=torch.bool)
         self._action = torch.empty(size, dtype=torch.int64)
         self._log_prob, self._reward = torch.empty(size), torch.empty(size)
@@ -48,13 +73,15 @@ class RolloutCollector:
         self._terminated = torch.empty(size, dtype=torch.bool)
         self._truncated = torch.empty(size, dtype=torch.bool)
         self._valid = torch.empty(size, dtype=torch.bool)
+        self._forced = torch.zeros(size, dtype=torch.bool)
 
         self._observation = env.reset()
+        newest = model.normalizer.newest(self._observation)
+        self._newest = np.empty((num_steps, *newest.shape), dtype)  # what the normaliser's statistics are made of
         self._state = model.initial_state(env.num_envs)
         self._resetting = np.zeros(env.num_envs, np.bool_)  # the next step is a reset
         self._next_is_first = np.ones(env.num_envs, np.bool_)
-        self._episode_return = np.zeros(env.num_envs)
-        self._episode_length = np.zeros(env.num_envs, np.int64)
+        self._tracker = EpisodeTracker(env.num_envs)
         self.frames = 0  # emulator frames of the last rollout
         self.episodes: tuple[Episode, ...] = ()  # games that ended in the last rollout
 
@@ -67,7 +94,8 @@ class RolloutCollector:
         """
         num_steps = len(self._action)
         initial_state = state = self._state
-        self.frames, episodes = 0, []
+        self.frames = 0
+        episodes: list[Episode] = []
         for t in range(num_steps):
             value, logits, state = self._forward(t, state)
             if not bool(logits.isfinite().all()):
@@ -75,27 +103,26 @@ class RolloutCollector:
                     "the policy's logits are NaN or infinite: lower --lr, or look for such values in the observations"
                 )
             log_probs = logits.log_softmax(-1)  # [B, A]
-            action = torch.multinomial(log_probs.exp(), 1, generator=self._generator)  # [B, 1]
+            probability = log_probs.exp()  # [B, A]
+            action = torch.multinomial(probability, 1, generator=self._generator)  # [B, 1]
             self._action[t] = action[:, 0]
             self._log_prob[t] = log_probs.gather(-1, action)[:, 0]
             self._value[t] = value
             self._valid[t] = torch.from_numpy(~self._resetting)
-            if not self._normalizer.is_frozen:
-                self._newest[t] = self._observation[:, -1] if self._env.spec.is_image else self._observation
+            if not self._model.normalizer.is_frozen:
+                self._newest[t] = self._model.normalizer.newest(self._observation)
 
             step = self._env.step(action[:, 0].numpy())
             self._reward[t] = torch.from_numpy(step.reward)
             self._terminated[t] = torch.from_numpy(step.terminated)
             self._truncated[t] = torch.from_numpy(step.truncated)
+            if step.forced is not None:
+                self._forced[t] = torch.from_numpy(step.forced)
             self.frames += int(step.frames.sum())
-
-            self._episode_return += step.reward
-            self._episode_length += ~self._resetting
-            for b in np.flatnonzero(step.reset_next):
-                episodes.append(Episode(float(self._episode_return[b]), int(self._episode_length[b])))
-                self._episode_return[b] = self._episode_length[b] = 0
+            episodes += self._tracker.add(step, self._resetting, probability).values()
             self._observation = step.observation
-            self._next_is_first, self._resetting = self._resetting, step.reset_next
+            self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
+            self._resetting = step.reset_next
         self._state = state
         self._value[-1], _, _ = self._forward(num_steps, state)
         self.episodes = tuple(episodes)
@@ -108,19 +135,28 @@ class RolloutCollector:
             terminated=self._terminated,
             truncated=self._truncated,
             valid=self._valid,
+            forced=self._forced,
             log_prob=self._log_prob,
             value=self._value,
         )
 
     def _forward(self, t: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return value [B], logits [B, A] and the next state for the current observation, row t."""
-        self._normalizer.apply(self._observation, out=self._inputs[t])
+        self._model.normalizer.apply(self._observation, out=self._inputs[t])
         self._is_first[t] = torch.from_numpy(self._next_is_first)
         output = self._model(self._inputs[t : t + 1], self._is_first[t : t + 1], state)
         return output.value[0], output.logits[0], output.state
 
-    def statistics(self) -> Tensor | None:
-        """Return the normaliser's statistics of the last rollout, or None once they are frozen."""
-        if self._normalizer.is_frozen:
-            return None
-        return self._normalizer.gather(self._newest, self._valid.numpy())
+    def statistics(self) -> StatisticsUpdate | None:
+        """Return what the last rollout adds to the shared statistics, if anything."""
+        return self._model.gather_statistics(self._newest, self._inputs[:-1], self._valid.numpy())
+
+
+def starts_anew(step: Timestep, resetting: BoolArray, reset_on_life_loss: bool) -> BoolArray:
+    """Return where the recurrent state is reset before the observation of `step` [B].
+
+    Args:
+        resetting: [B], the step was a reset: its observation is a game's first.
+        reset_on_life_loss: a termination within a game counts too.
+    """
+    return resetting | (step.terminated & ~step.reset_next) if reset_on_life_loss else resetting

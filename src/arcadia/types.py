@@ -40,6 +40,7 @@ class Timestep(NamedTuple):
     truncated: BoolArray  # [B] a time limit: the return goes on, only the play stops
     reset_next: BoolArray  # [B] truncated | (terminated & game over)
     frames: NDArray[np.int64]  # [B] emulator frames that this step consumed, reset included
+    forced: BoolArray | None = None  # [B] the environment chose another action itself; None where it never does
 
 
 class ModelOutput(NamedTuple):
@@ -65,6 +66,7 @@ class Rollout:
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
     valid: Tensor  # [T, B] bool
+    forced: Tensor  # [T, B] bool, the environment chose another action itself: no lesson for the policy
     log_prob: Tensor  # [T, B] float32, log-probability of `action` when it was chosen
     value: Tensor  # [T+1, B] float32, predicted while acting; the last row is the bootstrap
 
@@ -79,9 +81,17 @@ class Rollout:
             terminated=self.terminated[:, index],
             truncated=self.truncated[:, index],
             valid=self.valid[:, index],
+            forced=self.forced[:, index],
             log_prob=self.log_prob[:, index],
             value=self.value[:, index],
         )
+
+
+class StatisticsUpdate(NamedTuple):
+    """How one rollout changes a worker's slot of the shared statistics: slot <- keep * slot + add."""
+
+    keep: Tensor  # [K] float64
+    add: Tensor  # [K] float64
 
 
 class Loss(NamedTuple):
@@ -99,6 +109,7 @@ class Episode(NamedTuple):
 
     episode_return: float  # raw, undiscounted
     length: int  # decisions
+    max_probability: float  # of the policy's most probable action, mean over the game's decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,7 @@ class UpdateReport:
     """What one call of a worker's update did."""
 
     worker: int
+    num_steps: int  # T of its rollouts
     env_steps: int  # decisions on valid rows, 0 where nothing was learned from them
     frames: int
     updates: int  # optimizer steps

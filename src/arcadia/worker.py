@@ -10,10 +10,9 @@ from arcadia.config import LossConfig, TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, compute_targets
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model, torso_dtype
+from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
-from arcadia.schedules import scheduled
 from arcadia.types import DivergedError, Rollout, UpdateReport
 
 MAX_LOST_ROLLOUTS = 5  # in a row
@@ -30,7 +29,7 @@ class Worker:
     """One asynchronous actor-critic: its own environments and model, shared parameters.
 
     Args:
-        config: `model.dtype` must be resolved ("float32" or "bfloat16").
+        config: resolved: `env.num_envs` is a number, `model.dtype` "float32" or "bfloat16".
         store: the shared parameters.
         worker: index of this worker; with `restart` it selects its random numbers.
     """
@@ -45,20 +44,21 @@ class Worker:
         restart: int = 0,
     ) -> None:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
+        assert config.env.num_envs is not None
         env = make_env(config.env, num_envs=config.env.num_envs, seed=env_seed, num_threads=1)
-        dtype = torso_dtype(config.model)
+        lengths = config.runtime.num_steps
+        self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker
         self._lost_rollouts = 0  # in a row
-        self._model = build_model(config.model, env.spec, seed=0, dtype=dtype)
+        self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model))
         self._parameters = FlatParameters(self._model)
-        self._normalizer = ObservationNormalizer(config.model, env.spec, dtype)
         self._store.pull(self._parameters)
         self._collector = RolloutCollector(
             env,
             self._model,
-            self._normalizer,
-            num_steps=config.runtime.num_steps,
+            num_steps=self._num_steps,
             clip_rewards=config.env.clip_rewards,
+            reset_on_life_loss=config.model.reset_on_life_loss,
             generator=torch.Generator().manual_seed(action_seed),
         )
         self._generator = torch.Generator().manual_seed(batch_seed)
@@ -78,7 +78,7 @@ class Worker:
                 "--max-grad-norm, or look for such rewards in the environment"
             )
         version = self._store.pull(self._parameters)
-        self._store.pull_statistics(self._normalizer)
+        self._store.pull_statistics(self._model)
         rollout = self._collector.collect()
         targets = compute_targets(rollout, self._config.loss)
         config = self._loss_config()
@@ -113,6 +113,7 @@ class Worker:
             metrics["explained_variance"] = explained_variance(rollout, targets)
         return UpdateReport(
             worker=self._worker,
+            num_steps=self._num_steps,
             env_steps=env_steps,
             frames=frames,
             updates=len(losses),
@@ -124,15 +125,14 @@ class Worker:
 
     def _loss_config(self) -> LossConfig:
         """Return the settings of the loss as they are at this point of the run."""
-        config, total_steps = self._config.loss, self._config.runtime.total_steps
-        coefficient = scheduled(
-            config.entropy_coefficient, config.entropy_schedule, self._store.env_steps(), total_steps
-        )
+        config = self._config.loss
+        coefficient = self._store.scheduled(config.entropy_coefficient, config.entropy_schedule)
         return replace(config, entropy_coefficient=coefficient)
 
     def _minibatches(self) -> list[torch.Tensor | None]:
         """Return the environments of each update; None stands for all of them."""
         config, num_envs = self._config.loss, self._config.env.num_envs
+        assert num_envs is not None
         if config.num_minibatches == 1:
             return [None] * config.num_epochs
         return [

@@ -1,7 +1,9 @@
-"""Atari: ale-py's native vector environment, and a scalar path for random frame skips."""
+"""Atari: ale-py's native vector environment, or gymnasium's Python loop for a random frame skip."""
 
+from collections import deque
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
@@ -10,12 +12,25 @@ from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 
 from arcadia.config import EnvConfig
-from arcadia.envs.interface import EnvSpec, VectorEnv, check_actions
+from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
-from arcadia.types import BoolArray, Observations, Timestep
+from arcadia.types import BoolArray, Observations, Timestep, UserError
 
-FRAME_SIZE = 84
 TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
+# Rows of the raw picture that hold the playfield, by rl_a3c_pytorch's table.
+DEFAULT_CROP = (34, 194)
+CROPS = {
+    "seaquest": (30, 190),
+    "boxing": (30, 190),
+    "beam_rider": (20, 180),
+    "space_invaders": (8, 196),
+    "ms_pacman": (2, 170),
+    "qbert": (12, 200),
+    "asteroids": (16, 194),
+    "centipede": (36, 216),
+    "video_pinball": (42, 220),
+}
+Pictures = NDArray[np.uint8]
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner in every worker
 
@@ -30,61 +45,120 @@ def parse(name: str) -> AtariName | None:
     return parse_atari_name(name, games())
 
 
-class NativeAtari:
-    """B games of one ROM, stepped in C++ threads. Fixed frame skip, max over the last two frames."""
+class Atari:
+    """B games of one ROM. Implements VectorEnv.
 
-    def __init__(self, name: AtariName, config: EnvConfig, num_envs: int, seed: int, num_threads: int) -> None:
-        assert isinstance(name.frame_skip, int)
-        self._env = AtariVectorEnv(
-            name.game,
-            num_envs=num_envs,
-            num_threads=num_threads,
-            frameskip=name.frame_skip,
-            repeat_action_probability=name.sticky_probability,
-            max_num_frames_per_episode=name.max_frames,
-            stack_num=config.frame_stack,
-            noop_max=config.noop_max,
-            use_fire_reset=config.fire_on_reset,
-            img_height=FRAME_SIZE,
-            img_width=FRAME_SIZE,
-            reward_clipping=False,
-            # episodic_life would reset the whole game on a lost life.
-            life_loss_info=config.terminal_on_life_loss,
-        )
-        space = self._env.single_action_space
-        assert isinstance(space, gymnasium.spaces.Discrete)
-        shape = (config.frame_stack, FRAME_SIZE, FRAME_SIZE)
-        self.spec = EnvSpec(shape, np.dtype(np.uint8), int(space.n))
+    An observation is the `frame_stack` newest frames, oldest first, [stack, H, W] uint8, of colours
+    [stack * 3, H, W]; a game's first frame fills the whole stack. A frame is made in this order:
+
+    - grey: the emulator's grey picture, on the native path the maximum of a decision's last two, resized;
+    - cropped or in colour: the emulator's RGB picture, on the native path the maximum of a decision's last two,
+      cropped, resized, then turned grey by luma weights 0.299, 0.587, 0.114 unless colour is wanted.
+
+    Resizing averages over areas. The native path steps a fixed frame skip in C++ threads; a random one takes
+    gymnasium's Python loop and never takes a maximum.
+    """
+
+    def __init__(self, name: AtariName, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int) -> None:
+        if config.max_episode_steps is not None:
+            name = name.with_limit(config.max_episode_steps)
+        self._config = config
+        self._crop = CROPS.get(name.game, DEFAULT_CROP) if config.crop == "game" else config.crop_rows
+        is_rgb = config.color or self._crop is not None
+        actions: list[str]
+        if isinstance(name.frame_skip, int):
+            self._env, actions = _native(name, config, num_envs, num_threads, is_rgb)
+        else:
+            self._env, actions = _scalar(name, config, num_envs, is_rgb)
+        self._first_action = int(config.drop_noop)
+        self._forced_actions = config.forced_actions if "FIRE" in actions else ()
+        if self._forced_actions and max(self._forced_actions) >= len(actions):
+            raise UserError(f"forced_actions {self._forced_actions} must be below {len(actions)}, the game's actions")
+        self._channels = 3 if config.color else 1
+        shape = (config.frame_stack * self._channels, *config.frame_size)
+        self.spec = EnvSpec(shape, np.dtype(np.uint8), len(actions) - self._first_action, self._channels)
         self.num_envs = num_envs
+        self._rng = np.random.default_rng(seed)
         self._seed: int | None = seed
-        self._frame_number = np.zeros(num_envs, np.int64)
-        self._lives = np.zeros(num_envs, np.int32)
+        self._queues: list[deque[int]] = [deque() for _ in range(num_envs)]  # actions to force, of each game
 
     def reset(self) -> Observations:
-        observation, info = self._env.reset(seed=self._seed)
+        pictures, info = self._env.reset(seed=self._seed)
         self._seed = None  # later resets play on with the same random numbers
-        self._frame_number, self._lives = info["frame_number"].astype(np.int64), info["lives"]
-        return np.asarray(observation)
+        self._lives, self._frame_number = info["lives"], info["frame_number"].astype(np.int64)
+        self._resetting = np.zeros(self.num_envs, np.bool_)
+        for queue in self._queues:
+            self._force_start(queue)
+        frames = self._frames(pictures)
+        self._stack: Pictures = np.tile(frames, (1, self._config.frame_stack, 1, 1))
+        return self._stack
 
     def step(self, action: NDArray[np.int64]) -> Timestep:
         check_actions(action, self.num_envs, self.spec.num_actions)
-        observation, reward, terminated, truncated, info = self._env.step(action)
+        action = action + self._first_action
+        forced = np.zeros(self.num_envs, np.bool_)
+        for index, queue in enumerate(self._queues):
+            if queue and not self._resetting[index]:
+                action[index], forced[index] = queue.popleft(), True
+
+        pictures, reward, game_over, truncated, info = self._env.step(action)
+        life_lost = ~self._resetting & ~game_over & (info["lives"] < self._lives)
+        restarted = self._resetting
+        for b in np.flatnonzero(life_lost | restarted):
+            self._queues[b].clear()
+            if restarted[b]:
+                self._force_start(self._queues[b])
+            else:
+                self._queues[b].extend(self._forced_actions)
+        self._push(self._frames(pictures), restarted | (life_lost & self._config.refill_on_life_loss))
+
         frame_number = info["frame_number"].astype(np.int64)
         frames = frame_number - self._frame_number
-        # Adventure's game over leaves its lives as they were; everywhere else they fall to 0.
-        life_lost = terminated & (info["lives"] > 0) & (info["lives"] < self._lives)
-        self._frame_number, self._lives = frame_number, info["lives"]
+        self._lives, self._frame_number = info["lives"], frame_number
+        self._resetting = truncated | game_over
         return Timestep(
-            observation,
+            self._stack,
             reward.astype(np.float32),
-            terminated,
+            game_over | (life_lost & self._config.terminal_on_life_loss),
             truncated,
-            truncated | (terminated & ~life_lost),
+            self._resetting,
             frames,
+            forced,
         )
 
     def close(self) -> None:
         self._env.close()
+
+    def _force_start(self, queue: deque[int]) -> None:
+        if self._forced_actions:
+            first, *others = self._forced_actions
+            queue.extend([first] * int(self._rng.integers(1, self._config.forced_start_max + 1)) + others)
+
+    def _frames(self, pictures: Pictures) -> Pictures:
+        """Return the frames [B, 1 or 3, H, W] of the emulators' pictures, [B, h, w] or [B, h, w, 3]."""
+        height, width = self._config.frame_size
+        if isinstance(self._env, AtariVectorEnv):
+            pictures = pictures[:, 0]  # its stack of one
+        if self._crop is not None:
+            pictures = pictures[:, self._crop[0] : self._crop[1]]
+        if pictures.shape[1:3] != (height, width):
+            pictures = np.stack(
+                [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
+            )
+        if pictures.ndim == 3:
+            return pictures[:, None]
+        if not self._config.color:
+            return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])[:, None]
+        return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
+
+    def _push(self, frames: Pictures, refill: BoolArray) -> None:
+        """Add the newest frames to the stacks, or fill them with it."""
+        stack = np.empty_like(self._stack)
+        stack[:, : -self._channels] = self._stack[:, self._channels :]
+        stack[:, -self._channels :] = frames
+        for b in np.flatnonzero(refill):
+            stack[b] = np.tile(frames[b], (self._config.frame_stack, 1, 1))
+        self._stack = stack
 
 
 class StartGame(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -107,68 +181,53 @@ class StartGame(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
 
-class ScalarAtari:
-    """B games in gymnasium's Python loop, for ids with a random frame skip."""
+def _native(
+    name: AtariName, config: EnvConfig, num_envs: int, num_threads: int, is_rgb: bool
+) -> tuple[gymnasium.vector.VectorEnv[Any, Any, Any], list[str]]:
+    """Return B games stepped in C++ threads, and the names of their actions."""
+    emulator = ALEInterface()
+    path = roms.get_rom_path(name.game)
+    assert path is not None
+    assert isinstance(name.frame_skip, int)
+    emulator.loadROM(path)
+    height, width = emulator.getScreenDims() if is_rgb else config.frame_size
+    actions = [action.name for action in emulator.getMinimalActionSet()]
+    env = AtariVectorEnv(
+        name.game,
+        num_envs=num_envs,
+        num_threads=num_threads,
+        frameskip=name.frame_skip,
+        repeat_action_probability=name.sticky_probability,
+        max_num_frames_per_episode=name.max_frames,
+        stack_num=1,
+        grayscale=not is_rgb,
+        noop_max=config.noop_max,
+        use_fire_reset=config.fire_on_reset,
+        img_height=height,
+        img_width=width,
+        reward_clipping=False,
+        episodic_life=False,  # it would reset the whole game on a lost life
+    )
+    return env, actions
 
-    def __init__(self, name: AtariName, config: EnvConfig, num_envs: int, seed: int) -> None:
-        def make() -> gymnasium.Env[Any, Any]:
-            env: gymnasium.Env[Any, Any] = AtariEnv(
-                game=name.game,
-                obs_type="grayscale",
-                frameskip=name.frame_skip,
-                repeat_action_probability=name.sticky_probability,
-                max_num_frames_per_episode=name.max_frames,
-            )
-            env = StartGame(env, config.noop_max, config.fire_on_reset)
-            env = gymnasium.wrappers.ResizeObservation(env, (FRAME_SIZE, FRAME_SIZE))
-            env = gymnasium.wrappers.FrameStackObservation(env, config.frame_stack)
-            if name.max_decisions is not None:
-                env = gymnasium.wrappers.TimeLimit(env, name.max_decisions)
-            return env
 
-        self._env = gymnasium.vector.SyncVectorEnv([make] * num_envs)
-        space = self._env.single_action_space
-        assert isinstance(space, gymnasium.spaces.Discrete)
-        shape = (config.frame_stack, FRAME_SIZE, FRAME_SIZE)
-        self.spec = EnvSpec(shape, np.dtype(np.uint8), int(space.n))
-        self.num_envs = num_envs
-        self._seed: int | None = seed
-        self._terminal_on_life_loss = config.terminal_on_life_loss
-        self._lives = np.zeros(num_envs, np.int64)
-        self._episode_frames = np.zeros(num_envs, np.int64)
-        self._reset_next: BoolArray = np.zeros(num_envs, np.bool_)
+def _scalar(
+    name: AtariName, config: EnvConfig, num_envs: int, is_rgb: bool
+) -> tuple[gymnasium.vector.VectorEnv[Any, Any, Any], list[str]]:
+    """Return B games in gymnasium's Python loop, and the names of their actions."""
 
-    def reset(self) -> Observations:
-        observation, info = self._env.reset(seed=self._seed)
-        self._seed = None  # later resets play on with the same random numbers
-        self._lives = info["lives"]
-        self._episode_frames = info["episode_frame_number"]
-        self._reset_next[:] = False
-        return np.asarray(observation)
-
-    def step(self, action: NDArray[np.int64]) -> Timestep:
-        check_actions(action, self.num_envs, self.spec.num_actions)
-        observation, reward, game_over, truncated, info = self._env.step(action)
-        lives, episode_frames = info["lives"], info["episode_frame_number"]
-        life_lost = ~self._reset_next & (lives < self._lives) & self._terminal_on_life_loss
-        frames = episode_frames - np.where(self._reset_next, 0, self._episode_frames)
-        self._lives, self._episode_frames = lives, episode_frames
-        self._reset_next = truncated | game_over
-        return Timestep(
-            observation,
-            reward.astype(np.float32),
-            game_over | life_lost,
-            truncated,
-            self._reset_next,
-            frames.astype(np.int64),
+    def make() -> gymnasium.Env[Any, Any]:
+        env: gymnasium.Env[Any, Any] = AtariEnv(
+            game=name.game,
+            obs_type="rgb" if is_rgb else "grayscale",
+            frameskip=name.frame_skip,
+            repeat_action_probability=name.sticky_probability,
+            max_num_frames_per_episode=name.max_frames,
         )
+        env = StartGame(env, config.noop_max, config.fire_on_reset)
+        return env if name.max_decisions is None else gymnasium.wrappers.TimeLimit(env, name.max_decisions)
 
-    def close(self) -> None:
-        self._env.close()
-
-
-def make_atari(name: AtariName, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int) -> VectorEnv:
-    """Build B games: the native vector environment unless the name asks for a random frame skip."""
-    if isinstance(name.frame_skip, int):
-        return NativeAtari(name, config, num_envs, seed, num_threads)
-    return ScalarAtari(name, config, num_envs, seed)
+    env = gymnasium.vector.SyncVectorEnv([make] * num_envs)
+    atari = env.envs[0].unwrapped
+    assert isinstance(atari, AtariEnv)
+    return env, atari.get_action_meanings()

@@ -68,9 +68,9 @@ def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads:
     """
     found = find(config.env)
     if isinstance(found, AtariName):
-        from arcadia.envs.atari import make_atari
+        from arcadia.envs.atari import Atari
 
-        return make_atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
+        return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     try:
         return GymVectorEnv(lambda: gymnasium.make(found), num_envs=num_envs, seed=seed)
     except (gymnasium.error.Error, ImportError) as error:  # such as a package that is not installed

@@ -12,9 +12,10 @@ from arcadia.types import Observations, Timestep
 class EnvSpec(NamedTuple):
     """Shapes that a model is built from."""
 
-    observation_shape: tuple[int, ...]  # of one environment: (stack, H, W) or (D,)
+    observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
     num_actions: int
+    frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
 
     @property
     def is_image(self) -> bool:

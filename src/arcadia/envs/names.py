@@ -17,6 +17,11 @@ class AtariName(NamedTuple):
     max_decisions: int | None  # time limit in decisions
     max_frames: int  # time limit in emulator frames
 
+    def with_limit(self, max_decisions: int) -> "AtariName":
+        """Return the same protocol with this time limit in decisions."""
+        frames = self.frame_skip if isinstance(self.frame_skip, int) else self.frame_skip[1]
+        return self._replace(max_decisions=max_decisions, max_frames=max_decisions * frames)
+
 
 def simplify(name: str) -> str:
     """Return `name` without case and separators: SpaceInvaders and space_invaders agree."""
@@ -51,6 +56,5 @@ def parse_atari_name(name: str, games: dict[str, str]) -> AtariName | None:
         frame_skip = 4
     elif variant == "Deterministic":
         frame_skip = 3 if game == "space_invaders" else 4
-    max_decisions = 10_000 if version == "0" else 100_000
-    max_frames = max_decisions * (frame_skip if isinstance(frame_skip, int) else frame_skip[1])
-    return AtariName(game, frame_skip, 0.25 if version == "0" else 0.0, max_decisions, max_frames)
+    protocol = AtariName(game, frame_skip, 0.25 if version == "0" else 0.0, None, 0)
+    return protocol.with_limit(10_000 if version == "0" else 100_000)

@@ -6,7 +6,7 @@ The state of every core is one tensor [B, state_size], so that rollouts carry it
 import torch
 from torch import Tensor, nn
 
-from arcadia.models.torsos import initialize
+from arcadia.models.initialize import orthogonal
 
 
 class NoCore(nn.Module):
@@ -29,7 +29,7 @@ class RecurrentCore(nn.Module):
 
     def __init__(self, cell: nn.LSTMCell | nn.GRUCell) -> None:
         super().__init__()
-        initialize(cell, 1.0)
+        orthogonal(cell, 1.0)
         self.cell = cell
         self.size = cell.hidden_size
         self.state_size = cell.hidden_size * (2 if isinstance(cell, nn.LSTMCell) else 1)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from arcadia.models.torsos import initialize
+from arcadia.models.initialize import orthogonal
 
 
 class CategoricalHead(nn.Module):
@@ -11,7 +11,7 @@ class CategoricalHead(nn.Module):
     def __init__(self, in_size: int, num_actions: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_size, num_actions)
-        initialize(self.linear, 0.01)
+        orthogonal(self.linear, 0.01)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.linear(features)
@@ -24,7 +24,7 @@ class ValueHead(nn.Module):
     def __init__(self, in_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_size, 1)
-        initialize(self.linear, 1.0)
+        orthogonal(self.linear, 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         value: Tensor = self.linear(features).squeeze(-1)

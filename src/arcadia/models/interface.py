@@ -5,29 +5,69 @@ from torch import Tensor, nn
 
 from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
+from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.cores import build_core
 from arcadia.models.heads import CategoricalHead, ValueHead
-from arcadia.models.torsos import ConvTorso, MLPTorso, a3c_torso, nature_torso
-from arcadia.types import ModelOutput, UserError
+from arcadia.models.initialize import head_rows, xavier
+from arcadia.models.normalize import ObservationNormalizer
+from arcadia.models.torsos import CONV_TORSOS, ConvTorso, MLPTorso
+from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate, UserError
+
+BATCH_NORM_DECAY = 0.99  # of the running statistics, per rollout
+
+
+class Tower(nn.Module):
+    """Torso and core: observations to features. The torso computes in `dtype`, the core in float32."""
+
+    def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        torso = _build_torso(config, spec)
+        core = build_core(config.core, torso.size, config.core_size)
+        if config.initialization == "xavier":
+            xavier(torso)
+            xavier(core)
+        self.torso, self.core = torso.to(dtype), core
+        self.size, self.state_size = core.size, core.state_size
+
+    def forward(self, observation: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features [T, B, size] float32 and the state after the last row."""
+        features = self.torso(observation.flatten(0, 1)).float()  # [T*B, ...]
+        features, state = self.core(features.unflatten(0, is_first.shape), is_first, state)
+        return features, state
 
 
 class ActorCritic(nn.Module):
-    """Policy and value over a shared torso.
+    """Policy and value, on one shared tower or on one each.
 
-    The torso computes in `dtype`; core, heads and everything after them in float32.
+    The observation normaliser belongs to the model: `normalizer` turns raw observations into its input. Its statistics
+    and those of batch normalisation are one flat float64 vector [K] that workers share, beside the parameters.
+
+    Heads and everything after them compute in float32.
     """
 
     def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.torso = _build_torso(config, spec).to(dtype)
-        self.core = build_core(config.core, self.torso.size, config.core_size)
-        self.policy = CategoricalHead(self.core.size, spec.num_actions)
-        self.value = ValueHead(self.core.size)
-        self.dtype = dtype
+        # This order of parameters makes the actor's and the critic's one slice each of the flat vector.
+        self.actor = Tower(config, spec, dtype)
+        self.policy = CategoricalHead(self.actor.size, spec.num_actions)
+        self.critic = Tower(config, spec, dtype) if config.towers == "separate" else None
+        self.value = ValueHead(self.actor.size)
+        if config.initialization == "xavier":
+            head_rows(self.policy.linear, 0.01)
+            head_rows(self.value.linear, 1.0)
+        self.dtype, self._observation_shape = dtype, spec.observation_shape
+        self.state_size = self.actor.state_size * (1 if self.critic is None else 2)
+        self.normalizer = ObservationNormalizer(config, spec, dtype)
+        self._batch_norms = [module for module in self.modules() if isinstance(module, RunningBatchNorm)]
 
     def initial_state(self, num_envs: int) -> Tensor:
         """Return the recurrent state [B, S] float32 at the start of an episode."""
-        return torch.zeros(num_envs, self.core.state_size)
+        return torch.zeros(num_envs, self.state_size)
+
+    def example_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return arguments of `forward` for T = B = 1."""
+        observation = torch.zeros(1, 1, *self._observation_shape, dtype=self.dtype)
+        return observation, torch.zeros(1, 1, dtype=torch.bool), self.initial_state(1)
 
     def forward(self, observation: Tensor, is_first: Tensor, state: Tensor) -> ModelOutput:
         """Compute T rows; acting is T = 1.
@@ -37,11 +77,72 @@ class ActorCritic(nn.Module):
             is_first: [T, B] bool.
             state: [B, S] float32 before row 0.
         """
-        num_steps, num_envs = is_first.shape
-        features = self.torso(observation.flatten(0, 1)).float()  # [T*B, size]
-        features = features.unflatten(0, (num_steps, num_envs))  # [T, B, size]
-        features, state = self.core(features, is_first, state)
-        return ModelOutput(self.policy(features), self.value(features), state)
+        if self.critic is None:
+            features, state = self.actor(observation, is_first, state)
+            return ModelOutput(self.policy(features), self.value(features), state)
+        actor_state, critic_state = state.chunk(2, dim=-1)
+        actor_features, actor_state = self.actor(observation, is_first, actor_state)
+        critic_features, critic_state = self.critic(observation, is_first, critic_state)
+        state = torch.cat((actor_state, critic_state), dim=-1)
+        return ModelOutput(self.policy(actor_features), self.value(critic_features), state)
+
+    def parameter_groups(self) -> list[slice]:
+        """Return the slices of the flat vector that are clipped by themselves: all, or actor and critic."""
+        size = sum(parameter.numel() for parameter in self.parameters())
+        if self.critic is None:
+            return [slice(0, size)]
+        actor = sum(p.numel() for module in (self.actor, self.policy) for p in module.parameters())
+        return [slice(0, actor), slice(actor, size)]
+
+    @property
+    def statistics_size(self) -> int:
+        """K, the length of the vector of shared statistics (0 where none are kept)."""
+        return self.normalizer.size + sum(1 + layer.recorded.numel() for layer in self._batch_norms)
+
+    def load_statistics(self, statistics: Tensor) -> None:
+        """Take a snapshot of the shared statistics [K] float64; it holds until the next."""
+        sizes = [self.normalizer.size, *(1 + layer.recorded.numel() for layer in self._batch_norms)]
+        of_observations, *of_layers = torch.split(statistics, sizes)
+        self.normalizer.load(of_observations)
+        for layer, values in zip(self._batch_norms, of_layers, strict=True):
+            weight = values[0]
+            if weight > 0:
+                mean, square = (values[1:] / weight).view(2, -1)
+                layer.mean.copy_(mean)
+                layer.variance.copy_((square - mean.square()).clamp(min=0))
+
+    @torch.no_grad()
+    def gather_statistics(self, newest: Observations, inputs: Tensor, valid: BoolArray) -> StatisticsUpdate | None:
+        """Return what the valid rows of a rollout add to the shared statistics; None where nothing is gathered.
+
+        Args:
+            newest: [T, B, ...] raw observations, as `normalizer.newest` returns them.
+            inputs: [T, B, ...] model inputs.
+            valid: [T, B].
+        """
+        if not valid.any() or (self.normalizer.is_frozen and not self._batch_norms):
+            return None
+        keep = torch.ones(self.statistics_size, dtype=torch.float64)
+        add = torch.zeros_like(keep)
+        end = self.normalizer.size
+        if not self.normalizer.is_frozen:
+            keep[:end], add[:end] = self.normalizer.gather(newest, valid)
+        if self._batch_norms:
+            self._record_batch(inputs[torch.from_numpy(valid)])
+            keep[end:] = BATCH_NORM_DECAY
+            batch = [torch.cat((torch.ones(1), layer.recorded.flatten())) for layer in self._batch_norms]
+            add[end:] = (1 - BATCH_NORM_DECAY) * torch.cat(batch)
+        return StatisticsUpdate(keep, add)
+
+    def _record_batch(self, rows: Tensor) -> None:
+        """Let every batch normalisation record the rows [N, ...]."""
+        for layer in self._batch_norms:
+            layer.is_recording = True
+        self.actor.torso(rows)
+        if self.critic is not None:
+            self.critic.torso(rows)
+        for layer in self._batch_norms:
+            layer.is_recording = False
 
 
 def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso:
@@ -52,7 +153,7 @@ def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso:
             f"torso {config.torso} needs pixels, but the observation has shape "
             f"{spec.observation_shape}: use --torso mlp"
         )
-    return (a3c_torso if config.torso == "a3c" else nature_torso)(spec.observation_shape)
+    return ConvTorso(spec.observation_shape, CONV_TORSOS[config.torso])
 
 
 def torso_dtype(config: ModelConfig) -> torch.dtype:

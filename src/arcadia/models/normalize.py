@@ -1,5 +1,7 @@
 """Normalisation of observations by running statistics that all workers share."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,61 +15,75 @@ PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
 PART = 64  # rows summed at a time, few enough to stay in the processor's cache
+SCALAR_DECAY = 0.9999  # per observation
 
 
 class ObservationNormalizer:
     """Turns raw observations into model inputs, and gathers the statistics for it.
 
-    Inputs are (x - mean) / sqrt(var + floor^2), clipped to +-20, with one mean and variance per pixel (over the newest
-    frame, applied to every frame of a stack) or per dimension, over all valid rows of all workers until
-    `normalization_steps` of them were seen. Before the first statistics arrive, pixels are divided by 255.
+    per_element: inputs are (x - mean) / sqrt(var + floor^2), clipped to +-20, with one mean and variance per pixel
+    (over the newest frame, applied to every frame of a stack) or per dimension, over all valid rows of all workers
+    until `normalization_steps` of them were seen. Shared statistics: one float64 vector [1 + 2K]: count, sum [K], sum
+    of squares [K].
 
-    The shared statistics are one float64 vector [1 + 2K]: count, sum [K], sum of squares [K]. Sums of workers add up
-    exactly, so each worker owns a slot and nothing is locked. `load` takes a snapshot that holds until the next.
+    scalar: inputs are (x - m) / max(s, floor), clipped to +-20, where m and s are decaying averages, over all
+    workers, of the mean and the standard deviation of an observation's newest frame, corrected for their start (as
+    Adam does). Shared statistics [3]: weight, weighted mean, weighted standard deviation.
+
+    Before the first statistics arrive, pixels are divided by 255. Each worker owns a slot of statistics and nothing
+    is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
     """
 
     def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
         self._kind = config.normalization
         self._dtype = dtype
         self._is_image = spec.is_image
-        self._shape = spec.observation_shape[1:] if spec.is_image else spec.observation_shape
+        self._channels = spec.frame_channels
+        self._shape = spec.observation_shape
+        self._repeats = 1  # of the statistics of one frame, over a stack; one channel broadcasts by itself
+        if spec.is_image:
+            self._shape = (self._channels, *spec.observation_shape[1:])
+            if self._channels > 1:
+                self._repeats = spec.observation_shape[0] // self._channels
         self._num_elements = int(np.prod(self._shape))
-        self._limit = config.normalization_steps
+        self._limit = config.normalization_steps if self._kind == "per_element" else math.inf
         self._count = -1.0
         self._floor = PIXEL_STD_FLOOR if spec.is_image else VECTOR_STD_FLOOR
-        self._mean = torch.zeros(self._shape)
-        self._scale = torch.ones(self._shape)
+        self._mean = torch.zeros(1)
+        self._scale = torch.ones(1)
         self.load(torch.zeros(self.size, dtype=torch.float64))
 
     @property
     def size(self) -> int:
         """Length of the statistics vector (0 where none are kept)."""
-        return 1 + 2 * self._num_elements if self._kind == "per_element" else 0
-
-    @property
-    def count(self) -> float:
-        """Rows behind the snapshot."""
-        return self._count
+        return {"per_element": 1 + 2 * self._num_elements, "scalar": 3}.get(self._kind, 0)
 
     @property
     def is_frozen(self) -> bool:
         """True once enough rows were seen: nothing is gathered any more."""
-        return self._kind != "per_element" or self._count >= self._limit
+        return self.size == 0 or self._count >= self._limit
 
     def load(self, statistics: Tensor) -> None:
-        """Take a snapshot of the shared statistics [1 + 2K] float64."""
-        if self._kind == "none" or (self._kind == "per_element" and statistics[0] == self._count):
-            return
-        if self._kind == "scale" or statistics[0] == 0:
-            self._scale.fill_(1 / 255 if self._is_image else 1.0)
+        """Take a snapshot of the shared statistics [size] float64."""
+        if self.size == 0 or statistics[0] == 0:
             self._count = 0.0
-            return
-        self._count = float(statistics[0])
-        sums, squares = statistics[1:].view(2, *self._shape)
-        mean = sums / self._count
-        variance = (squares / self._count - mean.square()).clamp(min=0)
-        self._mean.copy_(mean)
-        self._scale.copy_((variance + self._floor**2).rsqrt())
+            self._scale = torch.ones(1)
+            if self._is_image and self._kind != "none":
+                self._scale /= 255
+        elif self._kind == "per_element" and statistics[0] != self._count:
+            self._count = float(statistics[0])
+            sums, squares = statistics[1:].view(2, *self._shape)
+            mean = sums / self._count
+            variance = (squares / self._count - mean.square()).clamp(min=0)
+            self._mean = self._tile(mean)
+            self._scale = self._tile((variance + self._floor**2).rsqrt())
+        elif self._kind == "scalar":
+            mean, std = statistics[1:] / statistics[0]
+            self._mean = mean.float()
+            self._scale = 1 / std.float().clamp(min=self._floor)
+
+    def _tile(self, frame: Tensor) -> Tensor:
+        return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
     def apply(self, observation: Observations, out: Tensor) -> None:
         """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype)."""
@@ -79,14 +95,20 @@ class ObservationNormalizer:
         else:
             out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
 
-    def gather(self, observation: Observations, valid: BoolArray) -> Tensor:
-        """Return the statistics [1 + 2K] float64 of the rows of one rollout.
+    def newest(self, observation: Observations) -> Observations:
+        """Return what the statistics are made of: of images [B, ...] the newest frame, of vectors all."""
+        return observation[:, -self._channels :] if self._is_image else observation
+
+    def gather(self, newest: Observations, valid: BoolArray) -> tuple[float, Tensor]:
+        """Return the statistics [size] float64 of one rollout, and the factor to keep the earlier ones by.
 
         Args:
-            observation: [T, B, *shape], of images the newest frame only.
+            newest: [T, B, ...] as `newest` returns them.
             valid: [T, B].
         """
-        rows = torch.from_numpy(observation[valid]).flatten(1)  # [N, K]
+        rows = torch.from_numpy(newest[valid]).flatten(1)  # [N, K]
+        if self._kind == "scalar":
+            return _decaying(rows.float())
         count = torch.tensor([float(len(rows))], dtype=torch.float64)
         sums = torch.zeros(2, self._num_elements, dtype=torch.float64)
         for part in torch.split(rows, PART):
@@ -94,4 +116,12 @@ class ObservationNormalizer:
             part = part.float() if rows.dtype == torch.uint8 else part.double()
             sums[0] += part.sum(0)
             sums[1] += part.square().sum(0)
-        return torch.cat((count, sums.flatten()))
+        return 1.0, torch.cat((count, sums.flatten()))
+
+
+def _decaying(rows: Tensor) -> tuple[float, Tensor]:
+    """Return what N rows [N, K] leave of earlier averages, and what they add: weight, weighted mean and std."""
+    ages = torch.arange(len(rows) - 1, -1, -1, dtype=torch.float64)
+    weights = (1 - SCALAR_DECAY) * SCALAR_DECAY**ages  # [N]
+    moments = torch.stack((torch.ones(len(rows)), rows.mean(1), rows.std(1, correction=0)))  # [3, N]
+    return SCALAR_DECAY ** len(rows), moments.double() @ weights

@@ -2,50 +2,89 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-
-def initialize(module: nn.Module, gain: float) -> None:
-    """Give a layer orthogonal weights (Saxe et al. 2014, arXiv:1312.6120) of `gain` and zero biases."""
-    for name, parameter in module.named_parameters():
-        if name.startswith("bias"):
-            nn.init.zeros_(parameter)
-        else:
-            nn.init.orthogonal_(parameter, gain)
+from arcadia.models.batch_norm import RunningBatchNorm
+from arcadia.models.initialize import RELU_GAIN, orthogonal
 
 
-RELU_GAIN = math.sqrt(2.0)
+class Convolution(NamedTuple):
+    """One convolution; its kernel is square."""
+
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+
+
+class ConvLayers(NamedTuple):
+    """What a ConvTorso is made of."""
+
+    convolutions: tuple[Convolution, ...]
+    size: int | None  # width of the fully connected layer; None: the last convolution's output is the feature vector
+    max_pool: bool = False  # 2x2 after every convolution
+    batch_norm: bool = False  # after every convolution
+
+
+CONV_TORSOS = {
+    # Mnih et al. 2013, arXiv:1312.5602, which the A3C paper uses
+    "a3c": ConvLayers((Convolution(16, 8, 4), Convolution(32, 4, 2)), 256),
+    "a3c_bn": ConvLayers((Convolution(16, 8, 4), Convolution(64, 4, 2)), 256, batch_norm=True),
+    # Mnih et al. 2015, Nature 518, 529-533
+    "nature": ConvLayers((Convolution(32, 8, 4), Convolution(64, 4, 2), Convolution(64, 3, 1)), 512),
+    "nature_2": ConvLayers((Convolution(32, 8, 4), Convolution(64, 4, 2)), 512),
+    "narrow_8": ConvLayers((Convolution(8, 8, 4), Convolution(16, 4, 2), Convolution(32, 3, 2)), 256),
+    "narrow_16": ConvLayers((Convolution(16, 8, 4), Convolution(16, 4, 2), Convolution(32, 3, 2)), 256),
+    "max_pool": ConvLayers(
+        (Convolution(32, 5, 1, 2), Convolution(32, 5, 1, 1), Convolution(64, 4, 1, 1), Convolution(64, 3, 1, 1)),
+        None,
+        max_pool=True,
+    ),
+}
 
 
 class ConvTorso(nn.Module):
-    """Strided convolutions and one fully connected layer, each followed by ReLU.
+    """Convolutions, each followed by the batch normalisation or max-pooling that `layers` asks for and ReLU; then a
+    fully connected layer with ReLU.
 
     Args:
         input_shape: (C, H, W).
-        layers: (out_channels, kernel_size, stride) of each convolution.
-        size: width of the fully connected layer.
+
+    Raises:
+        ValueError: the observation is too small.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], layers: tuple[tuple[int, int, int], ...], size: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], layers: ConvLayers) -> None:
         super().__init__()
         channels, height, width = input_shape
         modules: list[nn.Module] = []
-        for out_channels, kernel_size, stride in layers:
-            if min(height, width) < kernel_size:
+        for out_channels, kernel_size, stride, padding in layers.convolutions:
+            if min(height, width) + 2 * padding < kernel_size:
                 raise ValueError(
                     f"observation {input_shape} is too small for a {kernel_size}x{kernel_size} convolution"
                 )
-            convolution = nn.Conv2d(channels, out_channels, kernel_size, stride)
-            initialize(convolution, RELU_GAIN)
-            modules += [convolution, nn.ReLU(inplace=True)]
+            convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding)
+            orthogonal(convolution, RELU_GAIN)
+            modules.append(convolution)
+            if layers.batch_norm:
+                modules.append(RunningBatchNorm(out_channels))
             channels = out_channels
-            height = (height - kernel_size) // stride + 1
-            width = (width - kernel_size) // stride + 1
-        linear = nn.Linear(channels * height * width, size)
-        initialize(linear, RELU_GAIN)
-        self.layers = nn.Sequential(*modules, nn.Flatten(), linear, nn.ReLU(inplace=True))
-        self.size = size
+            height = (height + 2 * padding - kernel_size) // stride + 1
+            width = (width + 2 * padding - kernel_size) // stride + 1
+            if layers.max_pool:
+                modules.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            modules.append(nn.ReLU(inplace=True))
+        modules.append(nn.Flatten())
+        self.size = channels * height * width
+        if layers.size is not None:
+            linear = nn.Linear(self.size, layers.size)
+            orthogonal(linear, RELU_GAIN)
+            modules += [linear, nn.ReLU(inplace=True)]
+            self.size = layers.size
+        self.layers = nn.Sequential(*modules)
 
     def forward(self, observation: Tensor) -> Tensor:
         features: Tensor = self.layers(observation)
@@ -61,7 +100,7 @@ class MLPTorso(nn.Module):
         modules: list[nn.Module] = [nn.Flatten()]
         for in_size, out_size in itertools.pairwise(sizes):
             linear = nn.Linear(in_size, out_size)
-            initialize(linear, RELU_GAIN)
+            orthogonal(linear, RELU_GAIN)
             modules += [linear, nn.Tanh()]
         self.layers = nn.Sequential(*modules)
         self.size = sizes[-1]
@@ -69,13 +108,3 @@ class MLPTorso(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         features: Tensor = self.layers(observation)
         return features
-
-
-def a3c_torso(input_shape: tuple[int, ...]) -> ConvTorso:
-    """Build the network of Mnih et al. 2013 (arXiv:1312.5602), which the A3C paper uses."""
-    return ConvTorso(input_shape, ((16, 8, 4), (32, 4, 2)), 256)
-
-
-def nature_torso(input_shape: tuple[int, ...]) -> ConvTorso:
-    """Build the network of Mnih et al. 2015 (Nature 518, 529-533)."""
-    return ConvTorso(input_shape, ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512)

@@ -19,7 +19,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig, validate
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
-from arcadia.models import FlatParameters, ObservationNormalizer, build_model
+from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
@@ -43,10 +43,10 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env, quiet:
     validate(config)
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
-    build_model(config.model, spec, seed=0)  # a model that cannot be built leaves no directory
+    model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
     run = Path(config.runtime.run_dir or "")
     create_run(run, config)
-    return _session(config, _create_state(config, spec), run, make_env, None)
+    return _session(config, model, _create_state(config, model), run, make_env, None)
 
 
 def resume(
@@ -82,19 +82,22 @@ def resume(
     checkpoint = load_checkpoint(path) if path is not None else None
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
-    state = _create_state(config, spec)
+    model = build_model(config.model, spec, seed=config.runtime.seed)
+    state = _create_state(config, model)
     if checkpoint is not None:
         restore(state, checkpoint)
     if given:
         description = json.loads((run / "config.json").read_text())
         write_config(run, description | {"config": config.to_dict()})
-    return _session(config, state, run, make_env, checkpoint)
+    return _session(config, model, state, run, make_env, checkpoint)
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Fill in what depends on the machine: workers, dtype and run directory."""
+    """Fill in what depends on the machine: workers, their environments, dtype and run directory."""
     runtime, cores = config.runtime, num_cores()
-    num_workers = runtime.num_workers or (cores if runtime.runtime == "hogwild" else 1)
+    num_workers = runtime.num_workers or (min(cores, config.env.total_envs) if runtime.runtime == "hogwild" else 1)
+    num_envs = config.env.num_envs or split_envs(config.env.total_envs, num_workers)
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, num_envs=num_envs))
     if runtime.runtime == "hogwild" and num_workers > cores:
         warnings.warn(
             f"{num_workers} workers share {cores} cores; one worker per core with more --num-envs is faster",
@@ -114,8 +117,14 @@ def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     )
 
 
+def split_envs(total_envs: int, num_workers: int) -> int:
+    """Return the environments of each worker that come nearest to `total_envs` together."""
+    return max(1, round(total_envs / num_workers))
+
+
 def _session(
     config: TrainConfig,
+    model: ActorCritic,
     state: SharedState,
     run: Path,
     make_env: EnvFactory,
@@ -129,7 +138,7 @@ def _session(
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
     with StopSignals() as signals, Display(title) as display:
-        supervisor = Supervisor(config, state, run, display, signals, checkpoint)
+        supervisor = Supervisor(config, model, state, run, display, signals, checkpoint)
         reason: StopReason = "failure"
         try:
             reason = run_workers(config, state, supervisor, make_env)
@@ -138,12 +147,11 @@ def _session(
     return result
 
 
-def _create_state(config: TrainConfig, spec: EnvSpec) -> SharedState:
-    model = build_model(config.model, spec, seed=config.runtime.seed)
+def _create_state(config: TrainConfig, model: ActorCritic) -> SharedState:
     assert config.runtime.num_workers is not None
     return create_shared_state(
         config.optimizer,
         FlatParameters(model).read(),
         num_workers=config.runtime.num_workers,
-        statistics_size=ObservationNormalizer(config.model, spec, torch.float32).size,
+        statistics_size=model.statistics_size,
     )

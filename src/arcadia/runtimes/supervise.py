@@ -19,16 +19,17 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.evaluate import Evaluation, summarize
-from arcadia.metrics import MetricsWriter, RunningFigures
+from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
+from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
-from arcadia.terminal import Display, Progress
+from arcadia.terminal import Display, Progress, duration
 from arcadia.types import UpdateReport
 
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
 
-StopReason = Literal["total_steps", "total_minutes", "stop_score", "signal", "failure"]
+StopReason = Literal["total_steps", "total_minutes", "total_episodes", "stop_score", "signal", "failure"]
 
 
 class TrainResult(NamedTuple):
@@ -74,6 +75,7 @@ class Supervisor:
     """Bookkeeping of one training session.
 
     Args:
+        model: of the run's architecture; its parameters are overwritten.
         state: shared with the workers; only read here.
         run: run directory.
         resumed: the checkpoint that `state` was restored from, if any.
@@ -82,6 +84,7 @@ class Supervisor:
     def __init__(
         self,
         config: TrainConfig,
+        model: ActorCritic,
         state: SharedState,
         run: Path,
         display: Display,
@@ -96,9 +99,13 @@ class Supervisor:
         if best_checkpoint(run).exists():  # it may be newer than the checkpoint
             self._best = load_checkpoint(best_checkpoint(run)).progress["best_evaluation"]
         self._figures = RunningFigures(progress.get("recent_returns", ()))
+        self._record = EpisodeRecord(*progress.get("episode_record", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
         self._skipped_updates: int = progress.get("skipped_updates", 0)
+        self._model, self._parameters = model, FlatParameters(model)
         self._metrics = MetricsWriter(run, resumed.env_steps if resumed else 0)
+        if resumed is None:
+            self._metrics.write_graph(model)
         self._started = self._last_display = self._last_metrics = time.monotonic()
         self._last_checkpoint = self._started
         self._session_start_steps = state.counter(ENV_STEPS)
@@ -111,21 +118,19 @@ class Supervisor:
         return self._seconds_before + time.monotonic() - self._started
 
     def record(self, report: UpdateReport) -> None:
-        """Take in one update of a worker; log what was skipped of it."""
+        """Take in one update of a worker: its episodes, and what was skipped of it."""
         self._figures.add(report)
+        for episode in filter(is_finite, report.episodes):
+            self._record.add(episode.episode_return)
+            self._metrics.write(
+                self._row("episode") | {"worker": report.worker, **episode._asdict(), **vars(self._record)}
+            )
         if not report.skipped:
             return
         self._skipped_updates += len(report.skipped)
         self._metrics.write(
-            {
-                "kind": "skipped",
-                "env_steps": self._state.counter(ENV_STEPS),
-                "frames": self._state.counter(FRAMES),
-                "updates": report.skipped[0],
-                "seconds": round(self.seconds, 3),
-                "worker": report.worker,
-                "skipped_updates": len(report.skipped),
-            }
+            self._row("skipped")
+            | {"updates": report.skipped[0], "worker": report.worker, "skipped_updates": len(report.skipped)}
         )
         self._display.line(
             f"worker {report.worker} at update {report.skipped[0]:,}: {len(report.skipped)} gradient(s) not finite, "
@@ -137,13 +142,11 @@ class Supervisor:
         mode = "greedy" if evaluation.greedy else "sampled"
         summary = summarize(evaluation.episodes)
         snapshot = evaluation.snapshot
-        row = {
-            "kind": "evaluation",
+        row = self._row("evaluation") | {
             "mode": mode,
             "env_steps": snapshot.env_steps,
             "frames": snapshot.frames,
             "updates": snapshot.updates,
-            "seconds": round(self.seconds, 3),
             **summary,
         }
         self._metrics.write(row)
@@ -152,9 +155,9 @@ class Supervisor:
             self._best = evaluation.mean
             self._save_best(snapshot)
         self._display.line(
-            f"evaluation at {snapshot.env_steps:,} env_steps, {summary['episodes']} {mode} games: "
-            f"mean {summary['mean']:.2f} (min {summary['min']:.0f}, max {summary['max']:.0f})"
-            + (", best so far" if is_best else "")
+            f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps, "
+            f"{summary['episodes']} {mode} games: mean {summary['mean']:.2f} "
+            f"(min {summary['min']:.0f}, max {summary['max']:.0f})" + (", best so far" if is_best else "")
         )
 
     def tick(self) -> StopReason | None:
@@ -172,14 +175,17 @@ class Supervisor:
         return self._stop_reason()
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of the shared state."""
+        """Write a checkpoint of the shared state, and histograms of its parameters."""
         progress = {
             "seconds": self.seconds,
             "restarts": self._restarts,
             "skipped_updates": self._skipped_updates,
             "recent_returns": list(self._figures.returns),
+            "episode_record": list(vars(self._record).values()),
         }
         save_periodic(self._run, take_checkpoint(self._state, progress))
+        self._parameters.load(self._state.parameters)
+        self._metrics.write_histograms(self._model, self._state.counter(ENV_STEPS))
 
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
@@ -228,6 +234,8 @@ class Supervisor:
             return "total_minutes"
         if self._state.counter(ENV_STEPS) >= runtime.total_steps:
             return "total_steps"
+        if runtime.total_episodes is not None and self._state.counter(EPISODES) >= runtime.total_episodes:
+            return "total_episodes"
         return None
 
     def _write_metrics(self) -> None:
@@ -237,18 +245,24 @@ class Supervisor:
         self._latest_figures = figures
         mean = self._figures.mean_return
         self._metrics.write(
-            {
-                "kind": "train",
-                "env_steps": self._state.counter(ENV_STEPS),
-                "frames": self._state.counter(FRAMES),
-                "updates": self._state.counter(UPDATES),
+            self._row("train")
+            | {
                 "episodes": self._state.counter(EPISODES),
-                "seconds": round(self.seconds, 3),
                 "steps_per_s": self._steps_per_s(),
                 **({} if mean is None else {"mean_return_100": mean}),
                 **figures,
             }
         )
+
+    def _row(self, kind: str) -> dict[str, Any]:
+        """Return what every row of metrics starts with."""
+        return {
+            "kind": kind,
+            "env_steps": self._state.counter(ENV_STEPS),
+            "frames": self._state.counter(FRAMES),
+            "updates": self._state.counter(UPDATES),
+            "seconds": round(self.seconds, 3),
+        }
 
     def _steps_per_s(self) -> float:
         now, env_steps = time.monotonic(), self._state.counter(ENV_STEPS)

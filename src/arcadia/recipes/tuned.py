@@ -1,0 +1,55 @@
+"""Our own tuned settings."""
+
+from arcadia.config import (
+    EnvConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+from arcadia.recipes.recipe import Recipe
+
+TUNED: dict[str, Recipe] = {
+    "atari": Recipe(
+        description="tuned default for Atari games",
+        source="Arcadia",
+        config=TrainConfig(
+            recipe="atari",
+            env=EnvConfig(num_envs=16),
+            model=ModelConfig(torso="a3c"),
+            loss=LossConfig(
+                advantage="gae",
+                gae_lambda=0.95,
+                entropy_coefficient=0.01,
+                entropy_schedule="linear",
+                max_grad_norm=0.5,
+                num_epochs=2,
+                num_minibatches=4,
+                clip_range=0.2,
+            ),
+            optimizer=OptimizerConfig(optimizer="adam", lr=1e-3, schedule="linear", epsilon=1e-5),
+            runtime=RuntimeConfig(num_steps=(40,), total_steps=10_000_000),
+        ),
+    ),
+    "control": Recipe(
+        description="tuned default for classic control",
+        source="Arcadia",
+        config=TrainConfig(
+            recipe="control",
+            env=EnvConfig(num_envs=8, clip_rewards=False),
+            model=ModelConfig(torso="mlp", hidden_sizes=(64, 64), normalization_steps=1_000_000_000),
+            loss=LossConfig(
+                gae_lambda=0.8,
+                normalize_advantage=True,
+                entropy_coefficient=0.0,
+                max_grad_norm=5.0,
+                num_epochs=8,
+                num_minibatches=4,
+                clip_range=0.2,
+            ),
+            optimizer=OptimizerConfig(lr=1e-3, schedule="linear"),
+            runtime=RuntimeConfig(num_steps=(64,), total_steps=2_000_000),
+        ),
+    ),
+}
