@@ -18,7 +18,7 @@ install: .venv/installed
 # the horizon over which learning rate and entropy weight fall.
 pong: .venv/installed
 	run=runs/pong-$(SEED)-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --total-steps 1500000 --run-dir $$run && \
+	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18 --total-steps 1000000 --run-dir $$run && \
 	$(BIN)/arcadia eval $$run --episodes 30
 
 # The default tests.

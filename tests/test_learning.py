@@ -9,6 +9,7 @@ from toy_envs import (
     ConstantReward,
     LatePixels,
     configure,
+    make_catch,
     make_constant_reward,
     make_late_pixels,
     make_memory,
@@ -180,3 +181,37 @@ def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip_and_do_n
     assert all(abs(row["loss"]) < 10 and row["gradient_norm"] < 1000 for row in rows)
     assert result.mean_return is not None
     assert result.mean_return >= 0.9 * LatePixels.NUM_STEPS
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"torso": "a3c"},
+        {"torso": "a3c_bn"},
+        {"torso": "nature"},
+        {"torso": "nature_2", "towers": "separate"},
+        {"torso": "narrow_8", "core": "gru"},
+        {"torso": "narrow_16", "towers": "separate", "core": "lstm"},
+        {"torso": "max_pool", "core": "lstm", "initialization": "xavier", "normalization": "scalar"},
+    ],
+    ids=lambda model: "-".join(model.values()),
+)
+def test_every_torso_core_and_tower_layout_learns_to_catch(tmp_path, model):
+    config = configure(
+        TOY,
+        "toy",
+        tmp_path / "run",
+        **WORKERS,
+        **({"normalization": "scale", "core_size": 64} | model),
+        num_envs=16,
+        num_steps=12,
+        num_epochs=2,
+        lr=5e-4,
+        entropy_coefficient=0.01,
+        total_steps=10**6,
+        total_minutes=3.0,
+        stop_score=0.9,
+        eval_episodes=0,
+    )
+    result = train(config, make_env=make_catch)
+    assert result.reason == "stop_score", f"mean {result.mean_return} after {result.env_steps} env_steps"

@@ -13,7 +13,7 @@ from arcadia.envs import EnvSpec
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
-from arcadia.types import Episode, Rollout, Timestep
+from arcadia.types import Rollout, Timestep
 from arcadia.worker import Worker, seeds
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here

@@ -163,6 +163,38 @@ class Numbered(gymnasium.Env[NDArray[np.float32], int]):
         return np.zeros(2, np.float32), 5.0, self._step == self._number, False, {}
 
 
+class Catch(gymnasium.Env[NDArray[np.uint8], int]):
+    """Catch a falling ball: a stack of 1 frame of 36 x 36 pixels, cells of 5 x 5, ball and paddle bright. Actions move
+    the paddle left, not at all or right. The episode ends with the ball in the paddle's row: 1 if caught, else -1.
+    """
+
+    CELLS, CELL = 7, 5
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, 255, (1, 36, 36), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self._row, self._paddle = 0, self.CELLS // 2
+        self._column = int(self.np_random.integers(self.CELLS))
+        return self._picture(), {}
+
+    def step(self, action: int) -> Step:
+        self._row += 1
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), self.CELLS - 1)
+        over = self._row == self.CELLS - 1
+        reward = (1.0 if self._paddle == self._column else -1.0) if over else 0.0
+        return self._picture(), reward, over, False, {}
+
+    def _picture(self) -> NDArray[np.uint8]:
+        picture = np.zeros((1, 36, 36), np.uint8)
+        for row, column in ((self._row, self._column), (self.CELLS - 1, self._paddle)):
+            top, left = self.CELL * row, self.CELL * column
+            picture[0, top : top + self.CELL, left : left + self.CELL] = 255
+        return picture
+
+
 class LatePixels(gymnasium.Env[NDArray[np.uint8], int]):
     """A stack of 4 frames of 36 x 36 pixels. The left or the right half of the inside is bright: action 0 or 1 earns 1
     in that step, the other nothing. The border, one pixel wide, is black until the environment has made
@@ -242,6 +274,10 @@ def make_choice(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int
 
 def make_numbered(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(Numbered, num_envs=num_envs, seed=seed)
+
+
+def make_catch(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(Catch, num_envs=num_envs, seed=seed)
 
 
 def make_late_pixels(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class MetricsWriter:
 
     def write_graph(self, model: ActorCritic) -> None:
         """Show the network's graph in TensorBoard."""
-        self._tensorboard.add_graph(model, model.example_inputs())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a graph of one row is meant
+            self._tensorboard.add_graph(model, model.example_inputs())
 
     def write_histograms(self, model: ActorCritic, env_steps: int) -> None:
         """Show histograms of a model's parameters in TensorBoard."""

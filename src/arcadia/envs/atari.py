@@ -63,7 +63,9 @@ class Atari:
         if config.max_episode_steps is not None:
             name = name.with_limit(config.max_episode_steps)
         self._config = config
-        self._crop = CROPS.get(name.game, DEFAULT_CROP) if config.crop == "game" else config.crop_rows
+        self._crop = None
+        if config.crop != "none":
+            self._crop = config.crop_rows if config.crop == "rows" else CROPS.get(name.game, DEFAULT_CROP)
         is_rgb = config.color or self._crop is not None
         actions: list[str]
         if isinstance(name.frame_skip, int):

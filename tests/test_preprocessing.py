@@ -1,0 +1,108 @@
+"""Frames against a slow reference, made from the emulator's raw pictures in the documented order."""
+
+from collections.abc import Iterator
+
+import ale_py
+import numpy as np
+import pytest
+from ale_py import roms
+
+from arcadia.config import EnvConfig
+from arcadia.envs.atari import Atari
+from arcadia.envs.names import AtariName
+from arcadia.recipes import RECIPES
+
+NUM_DECISIONS = 60
+NATIVE, SCALAR = 4, (4, 5)  # frame skips: both are always 4
+
+
+def _raw(game: str, actions: np.ndarray) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """Yield the last two (RGB, grey) pictures of the game's start and of every decision of four frames."""
+    emulator = ale_py.ALEInterface()
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(roms.get_rom_path(game))
+    emulator.reset_game()
+    minimal = emulator.getMinimalActionSet()
+    picture = (emulator.getScreenRGB(), emulator.getScreenGrayscale())
+    yield [picture, picture]
+    for action in actions:
+        pictures = []
+        for _ in range(4):
+            emulator.act(minimal[action])
+            pictures.append((emulator.getScreenRGB(), emulator.getScreenGrayscale()))
+        yield pictures[-2:]
+
+
+def _area(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize [h, w, ...] by averaging over areas, in float64 without rounding."""
+    for axis, target in enumerate(size):
+        source = picture.shape[axis]
+        edges = np.arange(target + 1) * source / target
+        starts = np.arange(source)
+        overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+        weights = overlap.clip(min=0) * target / source  # [target, source]
+        picture = np.moveaxis(np.tensordot(weights, picture.astype(np.float64), (1, axis)), 0, axis)
+    return picture
+
+
+def _observations(name: AtariName, config: EnvConfig, actions: np.ndarray) -> list[np.ndarray]:
+    env = Atari(name, config, num_envs=1, seed=3, num_threads=1)
+    first = int(config.drop_noop)
+    return [env.reset()[0], *(env.step(np.array([action - first])).observation[0] for action in actions)]
+
+
+def _plain(recipe: str, **settings: object) -> EnvConfig:
+    """Return a recipe's preprocessing without random starts and forced actions, which the reference does not play."""
+    config = vars(RECIPES[recipe].config.env)
+    return EnvConfig(**config | {"noop_max": 1, "forced_actions": (), "fire_on_reset": False} | settings)
+
+
+def _assert_equal(frame: np.ndarray, expected: np.ndarray, num_roundings: int) -> None:
+    """Compare levels of 0..255 with exact ones, up to that many roundings to whole levels."""
+    assert np.abs(frame - expected).max() <= 0.5 * num_roundings + 1e-3
+
+
+@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize("game", ["pong", "breakout", "space_invaders"])
+def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip: int | tuple[int, int]) -> None:
+    actions = np.random.default_rng(0).integers(1, 4, NUM_DECISIONS)
+    name = AtariName(game, skip, 0.0, None, 108_000)
+    seen = _observations(name, _plain("wrappers-12"), actions)
+    for frame, pictures in zip(seen, _raw(game, actions), strict=True):
+        grey = [grey for _, grey in pictures]
+        picture = np.maximum(*grey) if skip == NATIVE else grey[-1]
+        _assert_equal(frame[0], _area(picture, (84, 84)), num_roundings=1)
+
+
+@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize(
+    ("game", "rows"),
+    [("pong", (34, 194)), ("space_invaders", (8, 196)), ("seaquest", (30, 190)), ("qbert", (12, 200))],
+)
+def test_a3g_frames_are_cropped_then_resized_then_grey(
+    game: str, rows: tuple[int, int], skip: int | tuple[int, int]
+) -> None:
+    actions = np.random.default_rng(0).integers(1, 4, NUM_DECISIONS)
+    name = AtariName(game, skip, 0.0, None, 108_000)
+    seen = _observations(name, _plain("a3g-lstm"), actions)
+    for frame, pictures in zip(seen, _raw(game, actions), strict=True):
+        rgb = [rgb for rgb, _ in pictures]
+        picture = np.maximum(*rgb) if skip == NATIVE else rgb[-1]
+        expected = _area(picture[rows[0] : rows[1]], (80, 80)) @ [0.299, 0.587, 0.114]
+        _assert_equal(frame[0], expected, num_roundings=2)
+
+
+@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize(("recipe", "stack"), [("gru-160", 1), ("gru-160-stack4", 4)])
+def test_gru_frames_are_the_cropped_colours_themselves(recipe: str, stack: int, skip: int | tuple[int, int]) -> None:
+    actions = np.random.default_rng(0).integers(1, 4, NUM_DECISIONS)
+    name = AtariName("pong", skip, 0.0, None, 108_000)
+    seen = _observations(name, _plain(recipe), actions)
+    expected: list[np.ndarray] = []
+    for observation, pictures in zip(seen, _raw("pong", actions), strict=True):
+        rgb = [rgb for rgb, _ in pictures]
+        picture = np.maximum(*rgb) if skip == NATIVE else rgb[-1]
+        frame = picture[35:195].transpose(2, 0, 1)
+        expected = [*(expected or [frame] * stack)[1:], frame]
+        assert observation.shape == (3 * stack, 160, 160)
+        _assert_equal(observation, np.concatenate(expected), num_roundings=0)

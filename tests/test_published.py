@@ -1,0 +1,286 @@
+"""The recipes of published systems: what their sources say, game by game, and that they are what runs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from arcadia.checkpoint import load_checkpoint, newest_checkpoint
+from arcadia.config import TrainConfig, config_from_dict, validate
+from arcadia.envs import spec_of
+from arcadia.envs.factory import find
+from arcadia.envs.names import AtariName
+from arcadia.gradients import compute_gradient
+from arcadia.loss import Targets
+from arcadia.models import ActorCritic, FlatParameters, build_model
+from arcadia.models.batch_norm import RunningBatchNorm
+from arcadia.recipes import RECIPES
+from arcadia.runtimes import train
+from arcadia.types import Rollout
+
+SHAPES = {
+    "wrappers-12": (1, 84, 84),
+    "wrappers-12-stack4-bn": (4, 84, 84),
+    "gru-160": (3, 160, 160),
+    "gru-160-stack4": (12, 160, 160),
+    "towers-24": (4, 84, 84),
+    "a3g-lstm": (1, 80, 80),
+}
+NUM_ACTIONS = {  # of the game's own, NOOP included
+    "Pong": 6,
+    "Breakout": 4,
+    "SpaceInvaders": 6,
+    "Boxing": 18,
+    "IceHockey": 18,
+    "Assault": 7,
+    "BeamRider": 9,
+    "MsPacman": 9,
+    "Seaquest": 18,
+    "Asteroids": 14,
+    "Qbert": 6,
+}
+RANDOM_SKIP = (2, 5)
+PROTOCOLS = {  # form of the id -> frame skip, stickiness, decisions until the time limit
+    "NoFrameskip-v4": (4, 0.0, 100_000),
+    "Deterministic-v4": (4, 0.0, 100_000),
+    "Deterministic-v3": (4, 0.0, 100_000),
+    "-v4": (RANDOM_SKIP, 0.0, 100_000),
+    "-v3": (RANDOM_SKIP, 0.0, 100_000),
+    "-v0": (RANDOM_SKIP, 0.25, 10_000),
+}
+PAIRS = [(recipe, game) for recipe in SHAPES for game in RECIPES[recipe].games]
+T, B, A = 5, 3, 4
+
+
+def _split(game: str) -> tuple[str, str]:
+    """Return the game and the form of an id."""
+    form = next(form for form in PROTOCOLS if game.endswith(form))
+    return game.removesuffix(form), form
+
+
+def _on(recipe: str, game: str) -> TrainConfig:
+    config = RECIPES[recipe].config
+    return dataclasses.replace(config, env=dataclasses.replace(config.env, env=game))
+
+
+def test_every_game_of_the_sources_is_listed() -> None:
+    assert {recipe: len(RECIPES[recipe].games) for recipe in SHAPES} == {
+        "wrappers-12": 5,
+        "wrappers-12-stack4-bn": 1,
+        "gru-160": 2,
+        "gru-160-stack4": 2,
+        "towers-24": 5,
+        "a3g-lstm": 9 * 4,
+    }
+
+
+@pytest.mark.parametrize(("recipe", "game"), PAIRS)
+def test_protocol_of_every_recipe_on_every_game(recipe: str, game: str) -> None:
+    config = _on(recipe, game)
+    validate(config)
+    title, form = _split(game)
+    name = find(game)
+    assert isinstance(name, AtariName)
+    skip, sticky, limit = PROTOCOLS[form]
+    if form.startswith("Deterministic") and title == "SpaceInvaders":
+        skip = 3
+    assert (name.frame_skip, name.sticky_probability, name.max_decisions) == (skip, sticky, limit)
+    if recipe == "a3g-lstm":
+        assert config.env.max_episode_steps == 10_000
+    else:
+        assert config.env.max_episode_steps is None
+    spec = spec_of(config.env)
+    assert spec.observation_shape == SHAPES[recipe]
+    assert spec.num_actions == NUM_ACTIONS[title] - (recipe == "towers-24")
+
+
+def test_recipes_are_plain_data() -> None:
+    for name, recipe in RECIPES.items():
+        assert recipe.config.recipe == name
+        assert config_from_dict(json.loads(json.dumps(recipe.config.to_dict()))) == recipe.config
+
+
+def _heads(size: int, actions: int) -> int:
+    return size * actions + actions + size + 1
+
+
+PARAMETERS = {  # by hand: weights + biases of each layer, for A actions
+    "wrappers-12": (16 * 64 + 16) + (32 * 16 * 16 + 32) + (32 * 81 * 256 + 256) + _heads(256, A),
+    "wrappers-12-stack4-bn": (16 * 4 * 64 + 16)
+    + 2 * 16
+    + (64 * 16 * 16 + 64)
+    + 2 * 64
+    + (64 * 81 * 256 + 256)
+    + _heads(256, A),
+    "gru-160": (8 * 3 * 64 + 8)
+    + (16 * 8 * 16 + 16)
+    + (32 * 16 * 9 + 32)
+    + (32 * 64 * 256 + 256)
+    + 3 * 256 * (256 + 256 + 2)
+    + _heads(256, A),
+    "gru-160-stack4": (16 * 12 * 64 + 16)
+    + (16 * 16 * 16 + 16)
+    + (32 * 16 * 9 + 32)
+    + (32 * 64 * 256 + 256)
+    + 3 * 256 * (256 + 256 + 2)
+    + _heads(256, A),
+    "towers-24": 2 * ((32 * 4 * 64 + 32) + (64 * 32 * 16 + 64) + (64 * 81 * 512 + 512)) + _heads(512, A),
+    "a3g-lstm": (32 * 25 + 32)
+    + (32 * 32 * 25 + 32)
+    + (64 * 32 * 16 + 64)
+    + (64 * 64 * 9 + 64)
+    + 4 * 512 * (1024 + 512 + 2)
+    + _heads(512, A),
+}
+STATE_SIZES = {"gru-160": 256, "gru-160-stack4": 256, "a3g-lstm": 1024}
+
+
+def _model(recipe: str, dtype: torch.dtype = torch.float32) -> ActorCritic:
+    spec = spec_of(_on(recipe, "BreakoutNoFrameskip-v4").env)._replace(num_actions=A)
+    return build_model(RECIPES[recipe].config.model, spec, seed=1, dtype=dtype)
+
+
+def _rollout(model: ActorCritic, shape: tuple[int, ...]) -> Rollout:
+    generator = torch.Generator().manual_seed(0)
+    is_first = torch.rand(T + 1, B, generator=generator) < 0.2
+    return Rollout(
+        observation=torch.rand(T + 1, B, *shape, generator=generator).to(model.dtype),
+        is_first=is_first,
+        state=torch.randn(B, model.state_size, generator=generator),
+        action=torch.randint(A, (T, B), generator=generator),
+        reward=torch.randn(T, B, generator=generator),
+        terminated=torch.zeros(T, B, dtype=torch.bool),
+        truncated=torch.zeros(T, B, dtype=torch.bool),
+        valid=torch.ones(T, B, dtype=torch.bool),
+        forced=torch.zeros(T, B, dtype=torch.bool),
+        log_prob=torch.full((T, B), -1.0),
+        value=torch.zeros(T + 1, B),
+    )
+
+
+@pytest.mark.parametrize("recipe", SHAPES)
+def test_parameters_and_output_shapes_equal_a_calculation_by_hand(recipe: str) -> None:
+    model = _model(recipe)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[recipe]
+    rollout = _rollout(model, SHAPES[recipe])
+    assert model.state_size == STATE_SIZES.get(recipe, 0)
+    output = model(rollout.observation, rollout.is_first, rollout.state)
+    assert output.logits.shape == (T + 1, B, A)
+    assert output.value.shape == (T + 1, B)
+    assert output.state.shape == (B, model.state_size)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("recipe", SHAPES)
+def test_acting_agrees_with_learning(recipe: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = _model(recipe, dtype)
+    for layer in model.modules():
+        if isinstance(layer, RunningBatchNorm):
+            layer.mean.uniform_(-0.1, 0.1)
+            layer.variance.uniform_(0.5, 2.0)
+    rollout = _rollout(model, SHAPES[recipe])
+    with torch.no_grad():
+        learned = model(rollout.observation, rollout.is_first, rollout.state)
+        state, logits, values = rollout.state, [], []
+        for t in range(T + 1):
+            output = model(rollout.observation[t : t + 1], rollout.is_first[t : t + 1], state)
+            state = output.state
+            logits.append(output.logits)
+            values.append(output.value)
+    torch.testing.assert_close(torch.cat(logits), learned.logits, atol=tolerance, rtol=0)
+    torch.testing.assert_close(torch.cat(values), learned.value, atol=tolerance, rtol=tolerance)
+
+
+def test_towers_neither_learn_from_nor_clip_each_other() -> None:
+    model = _model("towers-24")
+    parameters = FlatParameters(model)
+    actor, critic = model.parameter_groups()
+    assert actor.start == 0
+    assert actor.stop == critic.start
+    assert critic.stop == parameters.size
+    rollout = _rollout(model, SHAPES["towers-24"])
+    loss = dataclasses.replace(RECIPES["towers-24"].config.loss, entropy_coefficient=0.0, max_grad_norm=1e9)
+
+    def gradient(advantage: float, return_: float, **settings: float) -> torch.Tensor:
+        targets = Targets(torch.full((T, B), advantage), torch.full((T, B), return_))
+        return compute_gradient(model, parameters, rollout, targets, dataclasses.replace(loss, **settings))[0].clone()
+
+    only_value = gradient(0.0, 100.0)
+    assert not only_value[actor].any()
+    assert only_value[critic].count_nonzero() > 1000
+    only_policy = gradient(1.0, 0.0, value_coefficient=0.0)
+    assert only_policy[actor].count_nonzero() > 1000
+    assert not only_policy[critic].any()
+    # the critic's gradient is huge and clipped, the actor's small and left alone
+    actor_norm, critic_norm = float(only_policy[actor].norm()), float(only_value[critic].norm())
+    limit = 2 * actor_norm
+    assert critic_norm > 2 * limit
+    both = gradient(1.0, 100.0, max_grad_norm=limit)
+    torch.testing.assert_close(both[actor], only_policy[actor])
+    torch.testing.assert_close(both[critic], only_value[critic] * limit / critic_norm)
+
+
+def test_batch_norm_statistics_are_of_the_valid_rows_of_all_workers() -> None:
+    recipe = "wrappers-12-stack4-bn"
+    model = _model(recipe)
+    rng = np.random.default_rng(0)
+    assert model.statistics_size == (1 + 2 * 16) + (1 + 2 * 64)
+    inputs = [torch.from_numpy(rng.random((T, B, *SHAPES[recipe]), np.float32)) for _ in range(2)]
+    valid = [rng.random((T, B)) < 0.6 for _ in range(2)]
+    slots = torch.zeros(2, model.statistics_size, dtype=torch.float64)
+    for worker in range(2):
+        newest = np.zeros((T, B, 1), np.uint8)
+        keep, add = model.gather_statistics(newest, inputs[worker], valid[worker])
+        slots[worker] = slots[worker] * keep + add
+    model.load_statistics(slots.sum(0))
+    layer = model.actor.torso.layers[1]
+    assert isinstance(layer, RunningBatchNorm)
+    with torch.no_grad():
+        features = [
+            model.actor.torso.layers[0](rows[torch.from_numpy(mask)]).double()
+            for rows, mask in zip(inputs, valid, strict=True)
+        ]
+    mean = torch.stack([part.mean((0, 2, 3)) for part in features]).mean(0)
+    square = torch.stack([part.square().mean((0, 2, 3)) for part in features]).mean(0)
+    torch.testing.assert_close(layer.mean.double(), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(layer.variance.double(), square - mean.square(), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        normalized = layer(features[0].float())
+    expected = (features[0] - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None]
+    torch.testing.assert_close(normalized.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_initial_parameters_of_a3g() -> None:
+    model = _model("a3g-lstm")
+    torch.testing.assert_close(model.policy.linear.weight.norm(dim=1), torch.full((A,), 0.01))
+    torch.testing.assert_close(model.value.linear.weight.norm(dim=1), torch.ones(1))
+    cell = model.actor.core.cell
+    bias = cell.bias_ih + cell.bias_hh
+    assert (bias[512:1024] == 1).all(), "the forget gate's"
+    assert bias.sum() == 512
+    recurrent = cell.weight_hh
+    torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(512), atol=1e-4, rtol=0)
+    assert cell.weight_ih.detach().abs().max().item() == pytest.approx((6 / (2048 + 1024)) ** 0.5, rel=1e-2)
+    convolution = model.actor.torso.layers[0]
+    bound = 2**0.5 * (6 / (25 + 32 * 25)) ** 0.5
+    assert convolution.weight.detach().abs().max().item() == pytest.approx(bound, rel=2e-2)
+    assert not convolution.bias.any()
+
+
+@pytest.mark.parametrize("recipe", SHAPES)
+def test_serial_is_reproducible_for_every_recipe(recipe: str, tmp_path) -> None:
+    def parameters(folder: str, seed: int) -> torch.Tensor:
+        config = _on(recipe, RECIPES[recipe].games[0])
+        changes = {"runtime": "serial", "total_steps": 150, "eval_episodes": 0, "run_dir": str(tmp_path / folder)}
+        runtime = dataclasses.replace(config.runtime, seed=seed, **changes)
+        env = dataclasses.replace(config.env, total_envs=2)
+        train(dataclasses.replace(config, env=env, runtime=runtime))
+        path = newest_checkpoint(tmp_path / folder)
+        assert path is not None
+        return load_checkpoint(path).parameters
+
+    one = parameters("one", 1)
+    assert torch.equal(parameters("again", 1), one)
+    assert not torch.equal(parameters("other", 2), one)
