@@ -300,3 +300,34 @@ def test_gradient_is_scaled_down_to_the_global_norm_and_never_accumulates() -> N
     clipped, _, norm_before = compute_gradient(model, parameters, rollout, targets, LossConfig(max_grad_norm=norm / 4))
     assert norm_before == pytest.approx(norm)
     torch.testing.assert_close(clipped, first / 4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum_over_steps"])
+@pytest.mark.parametrize("clip_range", [None, 0.2])
+def test_forced_rows_teach_the_value_but_not_the_policy(reduction: str, clip_range: float | None) -> None:
+    config = LossConfig(clip_range=clip_range, reduction=reduction, normalize_advantage=True)
+    forced = torch.zeros(T, B, dtype=torch.bool)
+    forced[1, 0] = forced[3, 2] = forced[0, 1] = True
+    rollout = dataclasses.replace(_rollout(), forced=forced)
+    changed = dataclasses.replace(rollout, action=torch.where(forced, (rollout.action + 1) % A, rollout.action))
+    output, targets = _output(), compute_targets(rollout, config)
+    loss = actor_critic_loss(output, rollout, targets, config)
+    loss.total.backward()
+    assert output.logits.grad is not None
+    assert output.value.grad is not None
+    assert not output.logits.grad[forced].any()
+    assert output.logits.grad[rollout.valid & ~forced].abs().sum(-1).all()
+    assert output.value.grad[rollout.valid].all()
+    assert actor_critic_loss(output, changed, targets, config).total == loss.total
+    chosen = rollout.valid & ~forced
+    expected = -(output.logits.softmax(-1) * output.logits.log_softmax(-1)).sum(-1)[chosen]
+    scale = len(expected) if reduction == "mean" else B
+    torch.testing.assert_close(loss.entropy, expected.sum() / scale)
+    assert targets.advantage[chosen].mean().abs() < 1e-6
+    assert targets.advantage[chosen].std(correction=0) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_forced_rows_stay_in_the_returns() -> None:
+    config, rollout = LossConfig(), _rollout()
+    forced = dataclasses.replace(rollout, forced=torch.ones(T, B, dtype=torch.bool))
+    assert torch.equal(compute_targets(rollout, config).return_, compute_targets(forced, config).return_)

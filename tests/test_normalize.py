@@ -207,3 +207,65 @@ def test_raw_observation_is_left_alone(kind: str, spec: EnvSpec) -> None:
     first, second = _apply(normalizer, observation), _apply(normalizer, observation)
     assert (observation == before).all()
     assert torch.equal(first, second)
+
+
+def test_scalar_averages_equal_the_sources_loop_for_one_worker() -> None:
+    """rl_a3c_pytorch: decaying averages of each frame's mean and standard deviation, corrected for their start."""
+    normalizer = _normalizer(PIXELS, "scalar")
+    frames = _frames(0, 2 * T * B)
+    slot = torch.zeros(3, dtype=torch.float64)
+    mean = std = 0.0
+    for part in frames.reshape(2, T, B, 1, HEIGHT, WIDTH):
+        keep, add = normalizer.gather(part, np.ones((T, B), np.bool_))
+        slot = keep * slot + add
+        for frame in part.reshape(T * B, -1):
+            mean = 0.9999 * mean + 0.0001 * frame.mean()
+            std = 0.9999 * std + 0.0001 * frame.std()
+    correction = 1 - 0.9999 ** (2 * T * B)
+    assert normalizer.size == 3
+    normalizer.load(slot)
+    assert not normalizer.is_frozen
+    observation = _observation(3)
+    expected = (observation - mean / correction) / (std / correction)
+    np.testing.assert_allclose(_apply(normalizer, observation).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scalar_averages_of_workers_are_weighted_by_what_they_have_seen() -> None:
+    normalizer = _normalizer(PIXELS, "scalar")
+    valid = np.zeros((T, B), np.bool_)
+    valid[0, 0] = True
+    dark, bright = np.zeros((T, B, 1, HEIGHT, WIDTH), np.uint8), np.full((T, B, 1, HEIGHT, WIDTH), 200, np.uint8)
+    dark[..., ::2], bright[..., ::2] = 100, 220  # mean 50 with std 50, mean 210 with std 10
+    _, one_row = normalizer.gather(dark, valid)
+    _, all_rows = normalizer.gather(bright, np.ones((T, B), np.bool_))
+    normalizer.load(one_row + all_rows)
+    weights = np.array([1e-4, 1 - 0.9999**15])
+    mean, std = weights @ [50, 210] / weights.sum(), weights @ [50, 10] / weights.sum()
+    observation = _observation(3)
+    np.testing.assert_allclose(
+        _apply(normalizer, observation).numpy(), (observation - mean) / std, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_scalar_standard_deviation_has_a_floor_and_the_input_a_clip() -> None:
+    normalizer = _normalizer(PIXELS, "scalar")
+    _, statistics = normalizer.gather(np.full((T, B, 1, HEIGHT, WIDTH), 87, np.uint8), np.ones((T, B), np.bool_))
+    normalizer.load(statistics)
+    observation = np.full((B, *PIXELS.observation_shape), 92, np.uint8)
+    torch.testing.assert_close(_apply(normalizer, observation), torch.ones(observation.shape), atol=1e-4, rtol=0)
+    observation[0] = 255
+    assert _apply(normalizer, observation).max() == 20
+
+
+def test_colours_have_statistics_each_over_every_frame_of_a_stack() -> None:
+    spec = EnvSpec((6, HEIGHT, WIDTH), np.dtype(np.uint8), 2, frame_channels=3)
+    normalizer = _normalizer(spec)
+    rows = np.random.default_rng(0).integers(256, size=(T, B, 3, HEIGHT, WIDTH), dtype=np.uint8)
+    observation = np.random.default_rng(1).integers(256, size=(B, 6, HEIGHT, WIDTH), dtype=np.uint8)
+    assert (normalizer.newest(observation) == observation[:, 3:]).all()
+    normalizer.load(normalizer.gather(rows, np.ones((T, B), np.bool_))[1])
+    mean, variance = rows.mean((0, 1)), rows.astype(float).var((0, 1))
+    expected = (observation.reshape(B, 2, 3, HEIGHT, WIDTH) - mean) / np.sqrt(variance + 25)
+    np.testing.assert_allclose(
+        _apply(normalizer, observation).numpy(), expected.reshape(observation.shape), rtol=1e-4, atol=1e-4
+    )

@@ -226,3 +226,30 @@ def test_each_worker_counts_in_its_own_row() -> None:
     assert state.counters.tolist() == [[10, 40, 0, 2], [0, 0, 0, 0], [14, 56, 0, 0]]
     assert state.statistics.tolist() == [[0, 2, 4, 6, 8], [0] * K, [0] * K]
     assert [store.env_steps() for store in stores] == [24, 24, 24]
+
+
+def test_learning_rate_follows_the_episodes_of_all_workers() -> None:
+    def first_step(episodes: tuple[int, int]) -> torch.Tensor:
+        config = _config("rmsprop", schedule="log_episodes")
+        state = _state(config, num_workers=2)
+        stores = [_store(state, config, worker) for worker in range(2)]
+        for store, count in zip(stores, episodes, strict=True):
+            store.count(1, 4, count, None)
+        before = state.parameters.clone()
+        _push(stores[0], GRADIENTS[0])
+        return state.parameters - before
+
+    whole = first_step((0, 0))
+    torch.testing.assert_close(first_step((4_000, 5_000)), whole / 2, atol=1e-6, rtol=0)  # log10(100)
+    torch.testing.assert_close(first_step((1_000, 0)), whole / np.log10(20), atol=1e-6, rtol=0)
+
+
+def test_statistics_that_decay_keep_a_part_of_their_own_slot() -> None:
+    config = _config("adam")
+    state = _state(config, num_workers=2)
+    stores = [_store(state, config, worker) for worker in range(2)]
+    keep, add = torch.full((K,), 0.5, dtype=torch.float64), torch.ones(K, dtype=torch.float64)
+    for _ in range(3):
+        stores[0].count(1, 4, 0, StatisticsUpdate(keep, add))
+    stores[1].count(1, 4, 0, StatisticsUpdate(keep, 10 * add))
+    assert state.statistics.tolist() == [[1.75] * K, [10.0] * K]

@@ -1,5 +1,6 @@
 """The runtimes as users meet them: reproducible, asynchronous, and clean at every kind of end."""
 
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import (
     TOY,
     configure,
@@ -24,7 +26,7 @@ from toy_envs import (
     make_rare_nan,
 )
 
-from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
@@ -226,6 +228,73 @@ def test_a_hogwild_run_is_resumed_by_fewer_workers(two_workers, tmp_path):
     assert not second.parameters.equal(first.parameters)
     env_steps = [row["env_steps"] for row in read_metrics(run) if row["kind"] == "train"]
     assert env_steps == sorted(set(env_steps))
+
+
+# -------------------------------------------------------------------------------------------- lengths, ends, outputs
+
+
+@pytest.mark.parametrize(("runtime", "total_steps"), [("serial", 2_000), ("hogwild", 40_000)])
+def test_each_worker_has_its_own_rollout_length(tmp_path, runtime, total_steps):
+    lengths = {"num_workers": 3, "num_steps": (4, 16), "num_envs": 2}  # worker 2 takes the first again
+    config = cartpole(tmp_path / "run", runtime=runtime, eval_episodes=0, **lengths, total_steps=total_steps)
+    train(config)
+    seen: dict[str, set[float]] = {}
+    for row in read_metrics(tmp_path / "run"):
+        for name in row:
+            if name.startswith("num_steps_worker_"):
+                seen.setdefault(name, set()).add(row[name])
+    assert seen == {"num_steps_worker_0": {4.0}, "num_steps_worker_1": {16.0}, "num_steps_worker_2": {4.0}}
+    counters = final(tmp_path / "run").counters
+    per_update = counters[:, ENV_STEPS] / counters[:, UPDATES] * 4  # passes x minibatches of each rollout
+    assert per_update.tolist() == pytest.approx([8, 32, 8], rel=0.1), "some rows are resets"
+
+
+def test_a_run_stops_after_its_episodes(tmp_path):
+    result = train(cartpole(tmp_path / "run", eval_episodes=0, total_episodes=12, total_steps=10**6))
+    assert result.reason == "total_episodes"
+    counters = final(tmp_path / "run").counters
+    assert 12 <= counters[:, EPISODES].sum() < 12 + 3
+
+
+def test_environments_of_all_workers_are_split_over_them(tmp_path):
+    config = cartpole(tmp_path / "run", eval_episodes=0, num_envs=None, total_envs=7, num_workers=2, num_minibatches=1)
+    train(config)
+    assert load_config(tmp_path / "run").env.num_envs == 4
+
+
+def test_tensorboard_shows_graph_histograms_and_episodes(tmp_path):
+    run = tmp_path / "run"
+    train(cartpole(run, eval_episodes=0))
+    accumulator = EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = accumulator.Tags()
+    assert tags["graph"]
+    assert {"actor/torso/layers/1/weight", "policy/linear/bias", "value/linear/weight"} <= set(tags["histograms"])
+    names = ("episode_return", "length", "max_probability", "running_max", "exponential_average")
+    rows = [row for row in read_metrics(run) if row["kind"] == "episode"]
+    assert len(rows) == final(run).counters[:, EPISODES].sum() > 5
+    for name in names:
+        shown = [event.value for event in accumulator.Scalars(f"episode/{name}")]
+        assert shown == pytest.approx([row[name] for row in rows], rel=1e-5)
+    best, average = -math.inf, rows[0]["episode_return"]
+    for row in rows:
+        assert row["episode_return"] == row["length"], "CartPole pays 1 for each decision"
+        assert 0.5 <= row["max_probability"] <= 1
+        best, average = max(best, row["episode_return"]), 0.9 * average + 0.1 * row["episode_return"]
+        assert row["running_max"] == best
+        assert row["exponential_average"] == pytest.approx(average)
+
+
+def test_episode_averages_go_on_after_a_resume(tmp_path):
+    run = tmp_path / "run"
+    train(cartpole(run, eval_episodes=0))
+    resume(run, total_steps=1_200)
+    rows = [row for row in read_metrics(run) if row["kind"] == "episode"]
+    average = rows[0]["episode_return"]
+    for row in rows:
+        average = 0.9 * average + 0.1 * row["episode_return"]
+    assert rows[-1]["env_steps"] > 600
+    assert rows[-1]["exponential_average"] == pytest.approx(average)
+    assert rows[-1]["running_max"] == max(row["episode_return"] for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------- a failing process

@@ -15,6 +15,7 @@ from arcadia.models import ActorCritic
 from arcadia.types import Episode, UpdateReport
 
 WINDOW = 100  # episodes in the running mean score
+X_AXES = ("env_steps", "frames", "updates", "seconds", "worker")  # of a row: not shown themselves
 AVERAGE_DECAY = 0.9  # of the exponential average of scores, per episode
 
 
@@ -110,7 +111,7 @@ class MetricsWriter:
         if prefix == "evaluation":
             prefix = f"evaluation_{row['mode']}"
         for name, value in row.items():
-            if isinstance(value, float) and name != "seconds":
+            if isinstance(value, int | float) and name not in X_AXES:
                 self._tensorboard.add_scalar(f"{prefix}/{name}", value, row["env_steps"])
 
     def write_graph(self, model: ActorCritic) -> None:
