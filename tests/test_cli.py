@@ -123,6 +123,8 @@ def assert_panel(ended: Ended, *named: object) -> None:
         (["pong", "--hidden-sizes", "5", "0"], ["hidden_sizes must be >= 1", "got 0"]),
         (["pong", "--recipe", "a3c-ff", "--num-epochs", "3"], ["num_epochs 3", "--clip-range 0.2"]),
         (["CartPole-v1", "--torso", "a3c"], ["a3c", "--torso mlp"]),
+        (["pong", "--frame-size", "10", "10"], ["(4, 10, 10)", "too small", "--torso"]),
+        (["pong", "--crop-rows", "210", "250"], ["crop_rows", "below 210", "got 210 250"]),
         (["MountainCarContinuous-v0"], ["action space", "discrete"]),
     ],
     ids=lambda value: " ".join(word for word in value if word not in TINY) or "nothing",

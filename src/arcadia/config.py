@@ -243,8 +243,8 @@ def validate(config: TrainConfig) -> None:
                 raise UserError(f"{name} must be {bounds} each, got {value}")
     if not runtime.num_steps:
         raise UserError("num_steps is empty: give one or more, such as --num-steps 20")
-    if env.crop_rows[0] >= env.crop_rows[1]:
-        raise UserError(f"crop_rows must rise, got {env.crop_rows[0]} {env.crop_rows[1]}")
+    if env.crop_rows[0] >= min(env.crop_rows[1], 210):
+        raise UserError(f"crop_rows must rise and start below 210, got {env.crop_rows[0]} {env.crop_rows[1]}")
     if runtime.stop_score is not None and runtime.stop_score != runtime.stop_score:
         raise UserError("stop_score must be a number, got nan")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:

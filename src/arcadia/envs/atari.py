@@ -90,7 +90,7 @@ class Atari:
         self._lives, self._frame_number = info["lives"], info["frame_number"].astype(np.int64)
         self._resetting = np.zeros(self.num_envs, np.bool_)
         for queue in self._queues:
-            self._force_start(queue)
+            self._force(queue, starts_game=True)
         frames = self._frames(pictures)
         self._stack: Pictures = np.tile(frames, (1, self._config.frame_stack, 1, 1))
         return self._stack
@@ -107,11 +107,7 @@ class Atari:
         life_lost = ~self._resetting & ~game_over & (info["lives"] < self._lives)
         restarted = self._resetting
         for b in np.flatnonzero(life_lost | restarted):
-            self._queues[b].clear()
-            if restarted[b]:
-                self._force_start(self._queues[b])
-            else:
-                self._queues[b].extend(self._forced_actions)
+            self._force(self._queues[b], starts_game=bool(restarted[b]))
         self._push(self._frames(pictures), restarted | (life_lost & self._config.refill_on_life_loss))
 
         frame_number = info["frame_number"].astype(np.int64)
@@ -131,10 +127,13 @@ class Atari:
     def close(self) -> None:
         self._env.close()
 
-    def _force_start(self, queue: deque[int]) -> None:
-        if self._forced_actions:
-            first, *others = self._forced_actions
-            queue.extend([first] * int(self._rng.integers(1, self._config.forced_start_max + 1)) + others)
+    def _force(self, queue: deque[int], *, starts_game: bool) -> None:
+        """Queue the forced actions of a new game or life."""
+        queue.clear()
+        if starts_game and self._forced_actions:
+            repeats = int(self._rng.integers(self._config.forced_start_max))
+            queue.extend(self._forced_actions[:1] * repeats)
+        queue.extend(self._forced_actions)
 
     def _frames(self, pictures: Pictures) -> Pictures:
         """Return the frames [B, 1 or 3, H, W] of the emulators' pictures, [B, h, w] or [B, h, w, 3]."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
+from arcadia.types import UserError
 
 
 class Convolution(NamedTuple):
@@ -53,7 +54,7 @@ class ConvTorso(nn.Module):
         input_shape: (C, H, W).
 
     Raises:
-        ValueError: the observation is too small.
+        UserError: the observation is too small.
     """
 
     def __init__(self, input_shape: tuple[int, ...], layers: ConvLayers) -> None:
@@ -61,10 +62,6 @@ class ConvTorso(nn.Module):
         channels, height, width = input_shape
         modules: list[nn.Module] = []
         for out_channels, kernel_size, stride, padding in layers.convolutions:
-            if min(height, width) + 2 * padding < kernel_size:
-                raise ValueError(
-                    f"observation {input_shape} is too small for a {kernel_size}x{kernel_size} convolution"
-                )
             convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding)
             orthogonal(convolution, RELU_GAIN)
             modules.append(convolution)
@@ -76,6 +73,10 @@ class ConvTorso(nn.Module):
             if layers.max_pool:
                 modules.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
+            if min(height, width) < 1:
+                raise UserError(
+                    f"observation {input_shape} is too small for this torso: use larger frames or another --torso"
+                )
             modules.append(nn.ReLU(inplace=True))
         modules.append(nn.Flatten())
         self.size = channels * height * width
