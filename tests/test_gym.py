@@ -1,5 +1,7 @@
 """Gymnasium environments: episode borders on real ones, and the spaces that are refused."""
 
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 
 from arcadia.config import EnvConfig
-from arcadia.envs import make_vector_env, spec_of
-from arcadia.envs.gym import GymVectorEnv
+from arcadia.envs import EnvSpec, make_vector_env, spec_of
+from arcadia.envs.gym import GymVectorEnv, to_bounds
 from arcadia.types import Timestep, UserError
 
 B = 3
@@ -139,8 +141,6 @@ def test_action_outside_the_action_space_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Pendulum-v1", "action space Box.*use discrete actions"),
-        ("MountainCarContinuous-v0", "action space Box.*use discrete actions"),
         ("FrozenLake-v1", "observation space Discrete.*wrap the environment"),
         ("Blackjack-v1", "observation space Tuple.*wrap the environment"),
     ],
@@ -156,6 +156,63 @@ def test_environments_that_gymnasium_cannot_build_are_refused_in_one_line(name: 
     with pytest.raises(UserError, match=rf"^{name} cannot be built") as raised:
         make_vector_env(EnvConfig(env=name), num_envs=B, seed=0)
     assert "\n" not in str(raised.value)
+
+
+def test_continuous_actions_reach_pendulum_between_its_bounds() -> None:
+    """-1 and 1 are torques of -2 and 2 Nm; what lies outside is clipped."""
+    actions = np.array([[-1.0], [0.25], [7.0]], np.float32)
+    env = make_vector_env(EnvConfig(env="Pendulum-v1"), num_envs=B, seed=3)
+    assert env.spec == EnvSpec((3,), np.dtype(np.float32), 1, is_continuous=True)
+    env.reset()
+    step = env.step(actions)
+    for b, torque in enumerate((-2.0, 0.5, 2.0)):
+        single = gymnasium.make("Pendulum-v1")
+        single.reset(seed=3 + b)
+        observation, reward, *_ = single.step(np.array([torque], np.float32))
+        np.testing.assert_allclose(step.observation[b], observation, rtol=1e-6)
+        assert step.reward[b] == pytest.approx(reward, rel=1e-6)
+
+
+def test_actions_are_scaled_to_each_dimensions_bounds() -> None:
+    low, high = np.array([0, -4, -np.inf, -1], np.float32), np.array([10, -2, np.inf, np.inf], np.float32)
+    space = gymnasium.spaces.Box(low, high)
+    actions = np.array([[-1, -1, -50, -3], [0, 0, 0.5, 0.5], [1, 1, 50, 3], [-9, 9, 7, 7]], np.float32)
+    expected = [[0, -4, -50, -3], [5, -3, 0.5, 0.5], [10, -2, 50, 3], [0, -2, 7, 7]]
+    scaled = to_bounds(actions, space)
+    assert scaled.dtype == np.float32
+    assert scaled.tolist() == expected
+
+
+def test_continuous_actions_of_a_wrong_shape_or_nan_are_refused() -> None:
+    env = make_vector_env(EnvConfig(env="Pendulum-v1"), num_envs=B, seed=3)
+    env.reset()
+    with pytest.raises(ValueError, match=r"\(3, 1\), got \(3,\)"):
+        env.step(np.zeros(B, np.float32))
+    with pytest.raises(ValueError, match="finite"):
+        env.step(np.array([[0], [np.nan], [0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("BipedalWalker-v3", "box2d"),
+        ("HalfCheetah-v5", "mujoco"),
+        ("InvertedPendulumSwingupBulletEnv-v0", "pybullet"),
+        ("pong", "atari"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(name: str, extra: str) -> None:
+    """In a process of its own, where the packages cannot be imported."""
+    code = (
+        "import sys\n"
+        "for package in ('Box2D', 'mujoco', 'pybullet_envs_gymnasium', 'ale_py'): sys.modules[package] = None\n"
+        "from arcadia.cli import main\n"
+        f"sys.exit(main(['train', {name!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert f'pip install "arcadia[{extra}]"' in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 class _Spaces(gymnasium.Env[Any, Any]):

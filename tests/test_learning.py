@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy_envs import (
     TOY,
+    Balanced,
     ConstantReward,
     LatePixels,
     configure,
+    make_balanced,
     make_catch,
     make_constant_reward,
     make_late_pixels,
     make_memory,
+    make_target,
 )
 
 from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
@@ -125,6 +129,44 @@ def test_a_time_limit_bootstraps_from_the_value_of_the_last_observation(tmp_path
     worth = 1 / (1 - gamma)
     assert 2 * worth > ConstantReward.NUM_STEPS, "without the bootstrap the value would be far below"
     assert ((output.value - worth).abs() < 0.05 * worth).all(), output.value
+
+
+def test_a_pendulum_that_cannot_fall_is_worth_an_endless_return(tmp_path):
+    """Its time limit is no end: with continuous actions and normalised rewards, V = 1 / (1 - gamma), rescaled."""
+    run, gamma = tmp_path / "run", 0.95
+    settings = {"lr": 3e-3, "schedule": "linear", "total_steps": 60_000, "eval_episodes": 0, "gamma": gamma}
+    config = configure(TOY, "toy", run, **WORKERS, **settings, policy="squashed", normalize_rewards=True)
+    train(config, make_env=make_balanced)
+    model = trained_model(run, make_balanced)
+    assert model.reward_normalizer is not None
+    inputs = torch.empty(1, 3)
+    model.normalizer.apply(np.array([[1, 0, 0]], np.float32), out=inputs)
+    with torch.no_grad():
+        value = float(model(inputs[None], torch.zeros(1, 1, dtype=torch.bool), model.initial_state(1)).value)
+    worth = float(model.reward_normalizer.apply(torch.tensor(1.0))) / (1 - gamma)
+    limited = worth * (1 - gamma ** (Balanced.NUM_STEPS / 2))
+    assert abs(limited - worth) > 0.3 * worth, "without the bootstrap the value would be far below"
+    assert abs(value - worth) < 0.05 * worth, (value, worth)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"policy": "gaussian", "std": "free"},
+        {"policy": "gaussian", "std": "state", "mean": "clamped_tanh"},
+        {"policy": "squashed", "std": "free"},
+        {"policy": "squashed", "std": "state"},
+    ],
+    ids=lambda policy: "-".join(policy.values()),
+)
+def test_every_continuous_policy_learns_to_hit_a_target(tmp_path, policy):
+    run = tmp_path / "run"
+    settings = {"gamma": 0.0, "lr": 3e-3, "schedule": "linear", "total_steps": 100_000, "eval_episodes": 0}
+    config = configure(TOY, "toy", run, **WORKERS, **settings, **policy, normalize_rewards=True)
+    train(config, make_env=make_target)
+    played, _ = evaluate_run(run, episodes=50, greedy=True, make_env=make_target)
+    # In the middle, without looking: 2 dimensions x variance 64/12 x 10 steps = 107
+    assert played["mean"] > -5, played["mean"]
 
 
 def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip_and_do_no_harm(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import LossConfig, ModelConfig
+from arcadia.distributions import Categorical
 from arcadia.envs import EnvSpec
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, actor_critic_loss, compute_targets
@@ -45,7 +46,7 @@ def _rollout(seed: int = 0, script: tuple[str, ...] = SCRIPT) -> Rollout:
 def _output(seed: int = 1) -> ModelOutput:
     generator = torch.Generator().manual_seed(seed)
     logits, value = torch.randn(T, B, A, generator=generator), torch.randn(T, B, generator=generator)
-    return ModelOutput(logits.requires_grad_(), value.requires_grad_(), NO_STATE)
+    return ModelOutput(Categorical(logits.requires_grad_()), value.requires_grad_(), NO_STATE)
 
 
 def _targets(seed: int = 2) -> Targets:
@@ -68,7 +69,7 @@ def _single(log_prob: float, ratio_advantage: float, clip_range: float | None) -
         log_prob=torch.full((1, 1), log_prob),
         value=torch.zeros(2, 1),
     )
-    output = ModelOutput(torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.zeros(1, 0))
+    output = ModelOutput(Categorical(torch.zeros(1, 1, 2)), torch.zeros(1, 1), torch.zeros(1, 0))
     targets = Targets(torch.full((1, 1), ratio_advantage), torch.zeros(1, 1))
     loss = actor_critic_loss(output, rollout, targets, LossConfig(clip_range=clip_range))
     return loss.policy, loss.clip_fraction
@@ -84,7 +85,7 @@ def test_loss_by_hand() -> None:
         log_prob=torch.zeros(2, 1),
     )
     logits = torch.tensor([[[math.log(3.0), 0.0]], [[5.0, 5.0]]])
-    output = ModelOutput(logits, torch.tensor([[0.5], [1.0]]), torch.zeros(1, 0))
+    output = ModelOutput(Categorical(logits), torch.tensor([[0.5], [1.0]]), torch.zeros(1, 0))
     targets = Targets(advantage=torch.tensor([[2.0], [-1.0]]), return_=torch.tensor([[1.0], [3.0]]))
     policy = -2 * math.log(3 / 4) + math.log(1 / 2)
     value = 0.5**2 + 2**2
@@ -107,7 +108,7 @@ def test_mean_is_over_valid_rows_and_sum_over_steps_averages_over_environments(c
         for b in range(B):
             if not rollout.valid[t, b]:
                 continue
-            z = output.logits[t, b].tolist()
+            z = output.policy.logits[t, b].tolist()
             log_normalizer = math.log(sum(math.exp(logit) for logit in z))
             p = [math.exp(logit - log_normalizer) for logit in z]
             action, advantage = int(rollout.action[t, b]), float(targets.advantage[t, b])
@@ -138,18 +139,18 @@ def test_gradient_equals_the_formula_and_is_zero_on_reset_rows(reduction: str) -
     config = LossConfig(reduction=reduction, value_coefficient=0.25, entropy_coefficient=0.1)
     actor_critic_loss(output, rollout, targets, config).total.backward()
     rows = int(rollout.valid.sum()) if reduction == "mean" else B
-    p = output.logits.detach().softmax(-1)
+    p = output.policy.logits.detach().softmax(-1)
     entropy = -(p * p.log()).sum(-1, keepdim=True)
     chosen = torch.nn.functional.one_hot(rollout.action, A)
     # d(-log p_a)/dz = p - 1_a;  dH/dz = -p (log p + H);  d(R - V)^2/dV = -2 (R - V)
     by_logits = (p - chosen) * targets.advantage.unsqueeze(-1) + 0.1 * p * (p.log() + entropy)
     by_value = -2 * 0.25 * (targets.return_ - output.value.detach())
     valid = rollout.valid
-    torch.testing.assert_close(output.logits.grad, by_logits * valid.unsqueeze(-1) / rows, atol=1e-6, rtol=0)
+    torch.testing.assert_close(output.policy.logits.grad, by_logits * valid.unsqueeze(-1) / rows, atol=1e-6, rtol=0)
     torch.testing.assert_close(output.value.grad, by_value * valid / rows, atol=1e-6, rtol=0)
-    assert output.logits.grad[~valid].count_nonzero() == 0
+    assert output.policy.logits.grad[~valid].count_nonzero() == 0
     assert output.value.grad[~valid].count_nonzero() == 0
-    assert (output.logits.grad[valid].abs().sum(-1) > 0).all()
+    assert (output.policy.logits.grad[valid].abs().sum(-1) > 0).all()
 
 
 @pytest.mark.parametrize("clip_range", [None, 0.2])
@@ -160,7 +161,7 @@ def test_gradient_flows_through_the_output_alone(clip_range: float | None) -> No
         tensor.requires_grad_()
     loss = actor_critic_loss(output, rollout, compute_targets(rollout, config), config)
     loss.total.backward()
-    assert output.logits.grad is not None
+    assert output.policy.logits.grad is not None
     assert output.value.grad is not None
     assert [tensor.grad for tensor in others] == [None, None, None]
 
@@ -176,7 +177,7 @@ def test_reset_rows_contribute_nothing(advantage: str, reduction: str, normalize
     def learn(rollout: Rollout, output: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
         loss = actor_critic_loss(output, rollout, compute_targets(rollout, config), config)
         loss.total.backward()
-        return torch.stack(loss).detach(), output.logits.grad, output.value.grad
+        return torch.stack(loss).detach(), output.policy.logits.grad, output.value.grad
 
     first = learn(_rollout(), _output())
     rollout, output = _rollout(), _output()
@@ -185,7 +186,7 @@ def test_reset_rows_contribute_nothing(advantage: str, reduction: str, normalize
     rollout.action[reset] = (rollout.action[reset] + 1) % A
     rollout.log_prob[reset] = -9.0
     with torch.no_grad():
-        output.logits[reset] = 5 * torch.randn(int(reset.sum()), A)
+        output.policy.logits[reset] = 5 * torch.randn(int(reset.sum()), A)
         output.value[reset] = -1e3
     second = learn(rollout, output)
     for a, b in zip(first, second, strict=True):
@@ -200,13 +201,13 @@ def test_reset_rows_contribute_nothing(advantage: str, reduction: str, normalize
 def test_clipped_surrogate_has_the_policy_gradient_at_ratio_1() -> None:
     rollout, targets = _rollout(), _targets()
     plain, clipped = _output(), _output()
-    log_probs = plain.logits.detach().log_softmax(-1)
+    log_probs = plain.policy.logits.detach().log_softmax(-1)
     rollout = dataclasses.replace(rollout, log_prob=log_probs.gather(-1, rollout.action[..., None])[..., 0])
     actor_critic_loss(plain, rollout, targets, LossConfig()).total.backward()
     loss = actor_critic_loss(clipped, rollout, targets, LossConfig(clip_range=0.2))
     loss.total.backward()
-    torch.testing.assert_close(clipped.logits.grad, plain.logits.grad, atol=1e-6, rtol=0)
-    assert plain.logits.grad.abs().max() > 0.01
+    torch.testing.assert_close(clipped.policy.logits.grad, plain.policy.logits.grad, atol=1e-6, rtol=0)
+    assert plain.policy.logits.grad.abs().max() > 0.01
     assert float(loss.clip_fraction) == 0
 
 
@@ -253,7 +254,7 @@ def test_rollout_without_a_valid_row_teaches_nothing(reduction: str, normalize_a
     loss = actor_critic_loss(output, rollout, compute_targets(rollout, config), config)
     loss.total.backward()
     assert [float(part.detach()) for part in loss] == [0.0] * 5
-    assert output.logits.grad.count_nonzero() == output.value.grad.count_nonzero() == 0
+    assert output.policy.logits.grad.count_nonzero() == output.value.grad.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("advantage", ["n_step", "gae"])
@@ -281,7 +282,7 @@ def test_return_is_what_the_gae_advantage_adds_to_the_value() -> None:
 
 
 def test_output_of_other_rows_than_the_rollouts_is_refused() -> None:
-    output = ModelOutput(torch.zeros(T + 1, B, A), torch.zeros(T + 1, B), NO_STATE)
+    output = ModelOutput(Categorical(torch.zeros(T + 1, B, A)), torch.zeros(T + 1, B), NO_STATE)
     with pytest.raises(ValueError, match=r"\(6, 3\).*\(5, 3\)"):
         actor_critic_loss(output, _rollout(), _targets(), LossConfig())
 
@@ -313,14 +314,14 @@ def test_forced_rows_teach_the_value_but_not_the_policy(reduction: str, clip_ran
     output, targets = _output(), compute_targets(rollout, config)
     loss = actor_critic_loss(output, rollout, targets, config)
     loss.total.backward()
-    assert output.logits.grad is not None
+    assert output.policy.logits.grad is not None
     assert output.value.grad is not None
-    assert not output.logits.grad[forced].any()
-    assert output.logits.grad[rollout.valid & ~forced].abs().sum(-1).all()
+    assert not output.policy.logits.grad[forced].any()
+    assert output.policy.logits.grad[rollout.valid & ~forced].abs().sum(-1).all()
     assert output.value.grad[rollout.valid].all()
     assert actor_critic_loss(output, changed, targets, config).total == loss.total
     chosen = rollout.valid & ~forced
-    expected = -(output.logits.softmax(-1) * output.logits.log_softmax(-1)).sum(-1)[chosen]
+    expected = -(output.policy.logits.softmax(-1) * output.policy.logits.log_softmax(-1)).sum(-1)[chosen]
     scale = len(expected) if reduction == "mean" else B
     torch.testing.assert_close(loss.entropy, expected.sum() / scale)
     assert targets.advantage[chosen].mean().abs() < 1e-6

@@ -44,7 +44,7 @@ def _act(model: ActorCritic, observation: Tensor, is_first: Tensor, state: Tenso
     logits, value = [], []
     for t in range(len(observation)):
         output = model(observation[t : t + 1], is_first[t : t + 1], state)
-        logits.append(output.logits)
+        logits.append(output.policy.logits)
         value.append(output.value)
         state = output.state
     return torch.cat(logits), torch.cat(value), state
@@ -59,12 +59,12 @@ def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, 
     observation, is_first, state = _inputs(model, torso)
     logits, value, last_state = _act(model, observation, is_first, state)
     output = model(observation, is_first, state)
-    assert output.logits.shape == (T, B, A)
+    assert output.policy.logits.shape == (T, B, A)
     assert output.value.shape == (T, B)
-    assert {output.logits.dtype, output.value.dtype, output.state.dtype} == {torch.float32}
+    assert {output.policy.logits.dtype, output.value.dtype, output.state.dtype} == {torch.float32}
     assert {logits.dtype, value.dtype, last_state.dtype} == {torch.float32}
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(output.logits, logits, atol=tolerance, rtol=0)
+    torch.testing.assert_close(output.policy.logits, logits, atol=tolerance, rtol=0)
     torch.testing.assert_close(output.value, value, atol=tolerance, rtol=0)
     torch.testing.assert_close(output.state, last_state, atol=tolerance, rtol=0)
     assert logits.std() > 0.1  # numbers that a tolerance of 2e-2 says something about
@@ -80,7 +80,7 @@ def test_reset_inside_a_sequence_equals_the_initial_state(core: str) -> None:
     for t, b in ((2, 1), (3, 0), (0, 2)):
         rest = observation[t:, b : b + 1]
         fresh = model(rest, torch.zeros(T - t, 1, dtype=torch.bool), model.initial_state(1))
-        torch.testing.assert_close(output.logits[t:, b : b + 1], fresh.logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.policy.logits[t:, b : b + 1], fresh.policy.logits, atol=1e-5, rtol=0)
         torch.testing.assert_close(output.value[t:, b : b + 1], fresh.value, atol=1e-5, rtol=0)
         torch.testing.assert_close(output.state[b : b + 1], fresh.state, atol=1e-5, rtol=0)
 
@@ -185,7 +185,7 @@ def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:
 def test_policy_is_nearly_uniform_at_the_start() -> None:
     model = build_model(ModelConfig(), PIXELS, seed=1)
     observation, is_first, state = _inputs(model, "a3c")
-    probabilities = model(observation, is_first, state).logits.softmax(-1)
+    probabilities = model(observation, is_first, state).policy.logits.softmax(-1)
     torch.testing.assert_close(probabilities, torch.full_like(probabilities, 1 / A), atol=0.02, rtol=0)
 
 
@@ -207,7 +207,7 @@ def _flat(dtype: torch.dtype = torch.float32) -> tuple[ActorCritic, FlatParamete
 def _backward(model: ActorCritic) -> None:
     observation, is_first, state = _inputs(model, "mlp")
     output = model(observation, is_first, state)
-    (output.logits.square().sum() + output.value.sum()).backward()
+    (output.policy.logits.square().sum() + output.value.sum()).backward()
 
 
 def _expected(tensors: list[Tensor]) -> Tensor:

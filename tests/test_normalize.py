@@ -1,5 +1,8 @@
 """Observation statistics that workers share: exact sums, freezing, snapshots, floors and clips."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,9 @@ from torch import Tensor
 from arcadia.config import ModelConfig, OptimizerConfig
 from arcadia.envs import EnvSpec
 from arcadia.models import ObservationNormalizer, build_model
+from arcadia.models.normalize import RewardNormalizer
 from arcadia.parameters import SharedMemoryStore, create_shared_state
+from arcadia.returns import discounted_sums
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B = 5, 3
@@ -130,7 +135,7 @@ def test_nothing_changes_once_the_limit_is_reached() -> None:
         assert normalizer.is_frozen == (number >= 2)  # 0, 15 rows: not yet; 30 rows: frozen
         inputs.append(_apply(normalizer, observation))
         rows = (_frames(number) // (number + 1)).reshape(T, B, 1, HEIGHT, WIDTH)
-        statistics = model.gather_statistics(rows, torch.zeros(T, B), np.ones((T, B), np.bool_))
+        statistics = model.gather_statistics(rows, torch.zeros(T, B), torch.zeros(T, B), np.ones((T, B), np.bool_))
         assert (statistics is None) == normalizer.is_frozen
         stores[number % 2].count(T * B, 0, 0, statistics)
     assert not torch.equal(inputs[0], inputs[1])
@@ -269,3 +274,53 @@ def test_colours_have_statistics_each_over_every_frame_of_a_stack() -> None:
     np.testing.assert_allclose(
         _apply(normalizer, observation).numpy(), expected.reshape(observation.shape), rtol=1e-4, atol=1e-4
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- rewards
+
+
+def test_rewards_are_divided_by_the_deviation_of_all_workers_discounted_returns() -> None:
+    """Two workers in turns, five rollouts each, with ends of episodes: against one pass over everything."""
+    gamma, generator = 0.9, torch.Generator().manual_seed(0)
+    model = build_model(ModelConfig(torso="mlp", normalization="none", normalize_rewards=True), VECTOR, seed=1)
+    assert model.reward_normalizer is not None
+    optimizer = OptimizerConfig()
+    state = create_shared_state(optimizer, torch.zeros(3), num_workers=2, statistics_size=model.statistics_size)
+    stores = [SharedMemoryStore(state, optimizer, worker=worker, total_steps=100) for worker in range(2)]
+    reward = 3 * torch.randn(2, 5 * T, B, generator=generator) + 1
+    ended = torch.rand(2, 5 * T, B, generator=generator) < 0.1
+    valid = torch.rand(2, 5 * T, B, generator=generator) < 0.9
+    seen = []
+    carried = [torch.zeros(B), torch.zeros(B)]
+    for part in range(5):
+        rows = slice(part * T, (part + 1) * T)
+        for worker in range(2):
+            returns = torch.empty(T, B)
+            trace = (~ended[worker, rows]).float()
+            carried[worker] = discounted_sums(reward[worker, rows], carried[worker], trace, gamma, out=returns)
+            mask = valid[worker, rows].numpy()
+            statistics = model.gather_statistics(np.zeros((T, B, D)), torch.zeros(T, B, D), returns, mask)
+            stores[worker].count(T * B, 0, 0, statistics)
+    for worker, b in itertools.product(range(2), range(B)):
+        total = 0.0
+        for t in range(5 * T):
+            total = float(reward[worker, t, b]) + gamma * total
+            if valid[worker, t, b]:
+                seen.append(total)
+            if ended[worker, t, b]:
+                total = 0.0
+    stores[0].pull_statistics(model)
+    scaled = model.reward_normalizer.apply(torch.tensor([2.0, -1e9]))
+    assert scaled.tolist() == pytest.approx([2.0 / np.std(seen), -10.0], rel=1e-5)
+
+
+def test_rewards_are_what_they_are_before_the_first_statistics_and_a_nan_leaves_no_trace() -> None:
+    normalizer = RewardNormalizer()
+    normalizer.load(torch.zeros(3, dtype=torch.float64))
+    assert normalizer.apply(torch.tensor(2.5)) == 2.5
+    assert normalizer.gather(torch.tensor([1.0, math.nan, 3.0, math.inf])).tolist() == [2.0, 4.0, 10.0]
+    out = torch.empty(3, 1)
+    ended = torch.tensor([[1.0], [0.0], [1.0]])
+    carried = discounted_sums(torch.tensor([[math.nan], [1.0], [2.0]]), torch.zeros(1), ended, 0.5, out=out)
+    assert out.isnan().flatten().tolist() == [True, True, False]
+    assert carried.tolist() == [1.0]

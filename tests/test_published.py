@@ -167,7 +167,7 @@ def test_parameters_and_output_shapes_equal_a_calculation_by_hand(recipe: str) -
     rollout = _rollout(model, SHAPES[recipe])
     assert model.state_size == STATE_SIZES.get(recipe, 0)
     output = model(rollout.observation, rollout.is_first, rollout.state)
-    assert output.logits.shape == (T + 1, B, A)
+    assert output.policy.logits.shape == (T + 1, B, A)
     assert output.value.shape == (T + 1, B)
     assert output.state.shape == (B, model.state_size)
 
@@ -187,9 +187,9 @@ def test_acting_agrees_with_learning(recipe: str, dtype: torch.dtype, tolerance:
         for t in range(T + 1):
             output = model(rollout.observation[t : t + 1], rollout.is_first[t : t + 1], state)
             state = output.state
-            logits.append(output.logits)
+            logits.append(output.policy.logits)
             values.append(output.value)
-    torch.testing.assert_close(torch.cat(logits), learned.logits, atol=tolerance, rtol=0)
+    torch.testing.assert_close(torch.cat(logits), learned.policy.logits, atol=tolerance, rtol=0)
     torch.testing.assert_close(torch.cat(values), learned.value, atol=tolerance, rtol=tolerance)
 
 
@@ -232,7 +232,7 @@ def test_batch_norm_statistics_are_of_the_valid_rows_of_all_workers() -> None:
     slots = torch.zeros(2, model.statistics_size, dtype=torch.float64)
     for worker in range(2):
         newest = np.zeros((T, B, 1), np.uint8)
-        keep, add = model.gather_statistics(newest, inputs[worker], valid[worker])
+        keep, add = model.gather_statistics(newest, inputs[worker], torch.zeros(valid[worker].shape), valid[worker])
         slots[worker] = slots[worker] * keep + add
     model.load_statistics(slots.sum(0))
     layer = model.actor.torso.layers[1]

@@ -100,7 +100,8 @@ def _collector(
         env,
         model,
         num_steps=T,
-        clip_rewards=clip_rewards,
+        config=EnvConfig(clip_rewards=clip_rewards),
+        gamma=0.9,
         reset_on_life_loss=reset_on_life_loss,
         generator=generator,
     )
@@ -219,7 +220,7 @@ def test_max_probability_is_the_mean_over_a_games_decisions() -> None:
         rollout = _collect(collector)
         played += collector.episodes
         with torch.no_grad():
-            logits = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state).logits
+            logits = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state).policy.logits
         largest.append(logits.softmax(-1).amax(-1).numpy())
     rows, expected = np.concatenate(largest), []
     start = np.zeros(B, int)
@@ -262,7 +263,7 @@ def test_log_prob_is_that_of_the_action_when_it_was_chosen() -> None:
     for _ in range(NUM_ROLLOUTS):
         rollout = _collect(collector)
         with torch.no_grad():
-            logits = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state).logits
+            logits = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state).policy.logits
         expected = torch.distributions.Categorical(logits=logits).log_prob(rollout.action)
         torch.testing.assert_close(rollout.log_prob, expected, atol=1e-5, rtol=0)
         assert expected.std() > 0.1

@@ -375,7 +375,8 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_reported(
 
 
 @pytest.mark.parametrize(
-    ("make_env", "cause"), [(make_only_nan, "every gradient of 5 rollouts"), (make_nan_observation, "policy's logits")]
+    ("make_env", "cause"),
+    [(make_only_nan, "every gradient of 5 rollouts"), (make_nan_observation, "the policy is NaN")],
 )
 def test_a_diverging_run_stops_with_one_line_of_advice_and_a_finite_checkpoint(tmp_path, make_env, cause):
     settings = {"num_envs": 2, "num_steps": 8, "eval_episodes": 0, "total_steps": 10**6}

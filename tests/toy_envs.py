@@ -62,6 +62,52 @@ class ConstantReward(gymnasium.Env[NDArray[np.float32], int]):
         return self.np_random.integers(2, size=3).astype(np.float32)
 
 
+class Balanced(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """A pendulum that cannot fall: it stands upright whatever the torque, which earns 1, until a time limit.
+
+    Observation: cosine and sine of the angle, angular velocity.
+    """
+
+    NUM_STEPS = 15
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(-8, 8, (3,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self._step = 0
+        return np.array([1, 0, 0], np.float32), {}
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        self._step += 1
+        return np.array([1, 0, 0], np.float32), 1.0, False, self._step == self.NUM_STEPS, {}
+
+
+class Target(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Hit a target in two dimensions: the reward is minus the squared distance to it. The bounds are 0 and 10."""
+
+    NUM_STEPS = 10
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, 10, (2,), np.float32)
+        self.action_space = gymnasium.spaces.Box(0, 10, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._move(), {}
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        self._step += 1
+        reward = -float(((action - self._target) ** 2).sum())
+        return self._move(), reward, self._step == self.NUM_STEPS, False, {}
+
+    def _move(self) -> NDArray[np.float32]:
+        self._target = self.np_random.uniform(1, 9, 2).astype(np.float32)
+        return self._target
+
+
 class Crash(gymnasium.Env[NDArray[np.float32], int]):
     """Raises in its 20th step."""
 
@@ -246,6 +292,14 @@ def make_memory(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int
 
 def make_constant_reward(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(ConstantReward, num_envs=num_envs, seed=seed)
+
+
+def make_balanced(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(Balanced, num_envs=num_envs, seed=seed)
+
+
+def make_target(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(Target, num_envs=num_envs, seed=seed)
 
 
 def make_crash(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:

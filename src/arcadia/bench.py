@@ -22,7 +22,7 @@ from arcadia.metrics import read_metrics
 from arcadia.recipes import recipe
 from arcadia.runtimes.hogwild import num_cores
 from arcadia.runtimes.session import split_envs
-from arcadia.types import UserError
+from arcadia.types import Actions, UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
@@ -115,7 +115,11 @@ def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, 
     env = make_vector_env(config, num_envs=num_envs, seed=worker, num_threads=1)
     env.reset()
     rng = np.random.default_rng(worker)
-    actions = rng.integers(env.spec.num_actions, size=(1000, num_envs))
+    actions: Actions
+    if env.spec.is_continuous:
+        actions = rng.uniform(-1, 1, (1000, num_envs, env.spec.num_actions)).astype(np.float32)
+    else:
+        actions = rng.integers(env.spec.num_actions, size=(1000, num_envs))
     start.wait()
     decisions = steps = 0
     resetting = np.zeros(num_envs, np.bool_)

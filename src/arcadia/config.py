@@ -47,6 +47,10 @@ class EnvConfig:
     """Atari: time limit in decisions. Default: the one that the id promises."""
     clip_rewards: bool = True
     """Learn from the sign of the reward. Scores stay raw."""
+    reward_scale: float = 1.0
+    """Learn from the reward times this."""
+    reward_floor: float | None = None
+    """Learn from no reward below this (after reward_scale)."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,22 @@ class ModelConfig:
     two), of the published systems (narrow_8, narrow_16, max_pool), or a multi-layer perceptron."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the MLP torso's layers."""
+    activation: Literal["tanh", "relu", "leaky_relu"] = "tanh"
+    """Activation after each layer of the MLP torso."""
     core: Literal["none", "lstm", "gru"] = "none"
     """Recurrent core between torso and heads."""
     core_size: int = 256
     """Width of the recurrent core."""
     towers: Literal["shared", "separate"] = "shared"
     """Torso and core: one for actor and critic, or one each (and gradients clipped for each by itself)."""
+    policy: Literal["gaussian", "squashed"] = "gaussian"
+    """Continuous actions: a diagonal Gaussian, clipped to the action's bounds by the environment, or its tanh."""
+    mean: Literal["linear", "clamped_tanh"] = "linear"
+    """Mean of a Gaussian policy: a linear layer, or 2 tanh of it clamped to [-1, 1]."""
+    std: Literal["state", "free"] = "free"
+    """Standard deviation of a Gaussian policy: softplus of a linear layer, or one learned number per dimension."""
+    initial_std: float = 1.0
+    """Standard deviation of a Gaussian policy at the start (the action's bounds are -1 and 1)."""
     initialization: Literal["orthogonal", "xavier"] = "orthogonal"
     """Initial parameters: orthogonal, or as in rl_a3c_pytorch."""
     reset_on_life_loss: bool = False
@@ -71,6 +85,8 @@ class ModelConfig:
     for all of them."""
     normalization_steps: int = 40_000
     """env_steps after which the mean and std of per_element freeze."""
+    normalize_rewards: bool = False
+    """Learn from rewards divided by the running standard deviation of the discounted return."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the torso. auto: the faster one here, by a short measurement (always float32 where
     runs are reproducible: runtime serial, or one worker)."""
@@ -192,8 +208,10 @@ _BOUNDS = {
     "forced_start_max": _Bounds(1, 1000),
     "max_episode_steps": _Bounds(1),
     "frame_stack": _Bounds(1, 16),
+    "reward_scale": _Bounds(0, open_low=True),
     "noop_max": _Bounds(0, 1000),
     "core_size": _Bounds(1, 65_536),
+    "initial_std": _Bounds(0, 100, open_low=True),
     "normalization_steps": _Bounds(1),
     "gamma": _Bounds(0, 1),
     "gae_lambda": _Bounds(0, 1),
@@ -245,8 +263,9 @@ def validate(config: TrainConfig) -> None:
         raise UserError("num_steps is empty: give one or more, such as --num-steps 20")
     if env.crop_rows[0] >= min(env.crop_rows[1], 210):
         raise UserError(f"crop_rows must rise and start below 210, got {env.crop_rows[0]} {env.crop_rows[1]}")
-    if runtime.stop_score is not None and runtime.stop_score != runtime.stop_score:
-        raise UserError("stop_score must be a number, got nan")
+    for name, number in (("stop_score", runtime.stop_score), ("reward_floor", env.reward_floor)):
+        if number is not None and number != number:
+            raise UserError(f"{name} must be a number, got nan")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
         raise UserError(
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "

@@ -127,16 +127,12 @@ class Player:
         self._model.normalizer.apply(self._observation, out=self._inputs[0])
         is_first = torch.from_numpy(self._is_first)[None]
         output = self._model(self._inputs, is_first, self._state)
-        logits, self._state = output.logits[0], output.state  # [B, A]
-        if not bool(logits.isfinite().all()):
-            raise DivergedError("the policy's logits are NaN or infinite: evaluate an earlier checkpoint")
-        probability = logits.softmax(-1)
-        if self._greedy:
-            action = logits.argmax(-1)
-        else:
-            action = torch.multinomial(probability, 1, generator=self._generator)[:, 0]
-        step = self._env.step(action.numpy())
-        for b, episode in self._tracker.add(step, self._resetting, probability).items():
+        policy, self._state = output.policy, output.state
+        if not policy.is_finite():
+            raise DivergedError("the policy is NaN or infinite: evaluate an earlier checkpoint")
+        action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
+        step = self._env.step(action[0].numpy())
+        for b, episode in self._tracker.add(step, self._resetting, policy.max_probability()).items():
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1

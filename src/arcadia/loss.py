@@ -46,18 +46,17 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
     summed over T and averaged over B.
 
     Args:
-        output: logits [T, B, A], value [T, B] of the first T rows.
+        output: policy and value [T, B] of the first T rows.
         rollout: T actions.
         targets: advantage, return_ [T, B].
 
     Raises:
         ValueError: shapes disagree.
     """
-    if output.value.shape != rollout.action.shape or output.logits.shape[:2] != rollout.action.shape:
-        raise ValueError(f"output covers rows {tuple(output.value.shape)}, rollout {tuple(rollout.action.shape)}")
-    log_probs = output.logits.log_softmax(-1)  # [T, B, A]
-    log_prob = log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)  # [T, B]
-    entropy = -(log_probs.exp() * log_probs).sum(-1)  # [T, B]
+    if output.value.shape != rollout.valid.shape:
+        raise ValueError(f"output covers rows {tuple(output.value.shape)}, rollout {tuple(rollout.valid.shape)}")
+    log_prob = output.policy.log_prob(rollout.action)  # [T, B]
+    entropy = output.policy.entropy()  # [T, B]
     advantage = targets.advantage
     if config.clip_range is None:
         policy = -log_prob * advantage

@@ -80,3 +80,24 @@ def gae(reward: Tensor, value: Tensor, discount: Tensor, trace: Tensor, gae_lamb
         advantage = delta[t] + decay[t] * advantage
         advantages[t] = advantage
     return advantages
+
+
+def discounted_sums(reward: Tensor, start: Tensor, trace: Tensor, gamma: float, *, out: Tensor) -> Tensor:
+    """Write the discounted sum of each episode's rewards up to every row into `out` [T, B].
+
+    G[t] = reward[t] + gamma * trace[t-1] * G[t-1], the weight of a reward falling with its age.
+
+    Args:
+        reward: [T, B] float32.
+        start: [B], what the last call returned; zeros at first.
+        trace: [T, B] float32, 0 where an episode ended.
+        gamma: discount.
+
+    Returns:
+        [B], what the last row leaves to the next.
+    """
+    carried = start
+    for t in range(len(reward)):
+        out[t] = reward[t] + carried
+        carried = torch.where(trace[t] > 0, gamma * out[t], 0.0)  # a NaN ends with its episode
+    return carried

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcadia.config import EnvConfig
 from arcadia.envs import VectorEnv
 from arcadia.models import ActorCritic
-from arcadia.types import BoolArray, DivergedError, Episode, Rollout, StatisticsUpdate, Timestep
+from arcadia.returns import discounted_sums
+from arcadia.types import BoolArray, DivergedError, Episode, ModelOutput, Rollout, StatisticsUpdate, Timestep
 
 
 class EpisodeTracker:
@@ -17,20 +19,22 @@ class EpisodeTracker:
         self._length = np.zeros(num_envs, np.int64)
         self._max_probability = np.zeros(num_envs)
 
-    def add(self, step: Timestep, resetting: BoolArray, probability: Tensor) -> dict[int, Episode]:
+    def add(self, step: Timestep, resetting: BoolArray, max_probability: Tensor | None) -> dict[int, Episode]:
         """Add a step of every environment; return the games that ended with it, by environment.
 
         Args:
             resetting: [B], the step was a reset.
-            probability: [B, A] of the actions.
+            max_probability: [1, B], of the most probable action; None where actions are continuous.
         """
         self._return += step.reward
         self._length += ~resetting
-        self._max_probability += np.where(resetting, 0.0, probability.amax(-1).numpy())
+        if max_probability is not None:
+            self._max_probability += np.where(resetting, 0.0, max_probability[0].numpy())
         episodes = {}
         for b in map(int, np.flatnonzero(step.reset_next)):
             length = int(self._length[b])
-            episodes[b] = Episode(float(self._return[b]), length, float(self._max_probability[b]) / max(length, 1))
+            mean = None if max_probability is None else float(self._max_probability[b]) / max(length, 1)
+            episodes[b] = Episode(float(self._return[b]), length, mean)
             self._return[b] = self._length[b] = self._max_probability[b] = 0
         return episodes
 
@@ -45,7 +49,8 @@ class RolloutCollector:
         env: B environments; they are reset here.
         model: its parameters and statistics change between rollouts, never within one.
         num_steps: T.
-        clip_rewards: learn from the sign of the reward.
+        config: which rewards to learn from.
+        gamma: discount, of the returns by which rewards are normalised.
         reset_on_life_loss: the recurrent state starts anew after a termination within a game.
         generator: source of all action sampling.
     """
@@ -56,18 +61,21 @@ class RolloutCollector:
         model: ActorCritic,
         *,
         num_steps: int,
-        clip_rewards: bool,
+        config: EnvConfig,
+        gamma: float,
         reset_on_life_loss: bool = False,
         generator: torch.Generator,
     ) -> None:
         self._env, self._model = env, model
-        self._clip_rewards, self._reset_on_life_loss = clip_rewards, reset_on_life_loss
+        self._config, self._gamma, self._reset_on_life_loss = config, gamma, reset_on_life_loss
         self._generator = generator
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
         self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype)
         self._is_first = torch.empty(num_steps + 1, env.num_envs, dtype=torch.bool)
         self._action = torch.empty(size, dtype=torch.int64)
+        if env.spec.is_continuous:
+            self._action = torch.empty(*size, env.spec.num_actions)
         self._log_prob, self._reward = torch.empty(size), torch.empty(size)
         self._value = torch.empty(num_steps + 1, env.num_envs)
         self._terminated = torch.empty(size, dtype=torch.bool)
@@ -81,6 +89,8 @@ class RolloutCollector:
         self._state = model.initial_state(env.num_envs)
         self._resetting = np.zeros(env.num_envs, np.bool_)  # the next step is a reset
         self._next_is_first = np.ones(env.num_envs, np.bool_)
+        self._discounted = torch.zeros(env.num_envs)  # sum of each episode's rewards so far
+        self._returns = torch.empty(size)  # its course over the last rollout
         self._tracker = EpisodeTracker(env.num_envs)
         self.frames = 0  # emulator frames of the last rollout
         self.episodes: tuple[Episode, ...] = ()  # games that ended in the last rollout
@@ -90,48 +100,51 @@ class RolloutCollector:
         """Play T decisions in every environment.
 
         Raises:
-            DivergedError: the policy's logits are not finite.
+            DivergedError: the policy is not finite.
         """
         num_steps = len(self._action)
         initial_state = state = self._state
         self.frames = 0
         episodes: list[Episode] = []
         for t in range(num_steps):
-            value, logits, state = self._forward(t, state)
-            if not bool(logits.isfinite().all()):
+            policy, value, state = self._forward(t, state)
+            if not policy.is_finite():
                 raise DivergedError(
-                    "the policy's logits are NaN or infinite: lower --lr, or look for such values in the observations"
+                    "the policy is NaN or infinite: lower --lr, or look for such values in the observations"
                 )
-            log_probs = logits.log_softmax(-1)  # [B, A]
-            probability = log_probs.exp()  # [B, A]
-            action = torch.multinomial(probability, 1, generator=self._generator)  # [B, 1]
-            self._action[t] = action[:, 0]
-            self._log_prob[t] = log_probs.gather(-1, action)[:, 0]
+            action = policy.sample(self._generator)  # [1, B] or [1, B, D]
+            self._action[t] = action
+            self._log_prob[t] = policy.log_prob(action)
             self._value[t] = value
             self._valid[t] = torch.from_numpy(~self._resetting)
             if not self._model.normalizer.is_frozen:
                 self._newest[t] = self._model.normalizer.newest(self._observation)
 
-            step = self._env.step(action[:, 0].numpy())
+            step = self._env.step(action[0].numpy())
             self._reward[t] = torch.from_numpy(step.reward)
             self._terminated[t] = torch.from_numpy(step.terminated)
             self._truncated[t] = torch.from_numpy(step.truncated)
             if step.forced is not None:
                 self._forced[t] = torch.from_numpy(step.forced)
             self.frames += int(step.frames.sum())
-            episodes += self._tracker.add(step, self._resetting, probability).values()
+            episodes += self._tracker.add(step, self._resetting, policy.max_probability()).values()
             self._observation = step.observation
             self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
             self._resetting = step.reset_next
         self._state = state
-        self._value[-1], _, _ = self._forward(num_steps, state)
+        _, self._value[-1], _ = self._forward(num_steps, state)
         self.episodes = tuple(episodes)
+        reward = learned_reward(self._reward, self._config)
+        if self._model.reward_normalizer is not None:
+            trace = (~(self._terminated | self._truncated)).float()
+            self._discounted = discounted_sums(reward, self._discounted, trace, self._gamma, out=self._returns)
+            reward = self._model.reward_normalizer.apply(reward)
         return Rollout(
             observation=self._inputs,
             is_first=self._is_first,
             state=initial_state,
             action=self._action,
-            reward=self._reward.sign() if self._clip_rewards else self._reward,
+            reward=reward,
             terminated=self._terminated,
             truncated=self._truncated,
             valid=self._valid,
@@ -140,16 +153,25 @@ class RolloutCollector:
             value=self._value,
         )
 
-    def _forward(self, t: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return value [B], logits [B, A] and the next state for the current observation, row t."""
+    def _forward(self, t: int, state: Tensor) -> ModelOutput:
+        """Return the output [1, B] of the model for the current observation, row t."""
         self._model.normalizer.apply(self._observation, out=self._inputs[t])
         self._is_first[t] = torch.from_numpy(self._next_is_first)
-        output = self._model(self._inputs[t : t + 1], self._is_first[t : t + 1], state)
-        return output.value[0], output.logits[0], output.state
+        output: ModelOutput = self._model(self._inputs[t : t + 1], self._is_first[t : t + 1], state)
+        return output
 
     def statistics(self) -> StatisticsUpdate | None:
         """Return what the last rollout adds to the shared statistics, if anything."""
-        return self._model.gather_statistics(self._newest, self._inputs[:-1], self._valid.numpy())
+        return self._model.gather_statistics(self._newest, self._inputs[:-1], self._returns, self._valid.numpy())
+
+
+def learned_reward(reward: Tensor, config: EnvConfig) -> Tensor:
+    """Return what is learned from rewards: scaled, not below the floor, or only their sign, as `config` says."""
+    if config.reward_scale != 1:
+        reward = reward * config.reward_scale
+    if config.reward_floor is not None:
+        reward = reward.clamp(min=config.reward_floor)
+    return reward.sign() if config.clip_rewards else reward
 
 
 def starts_anew(step: Timestep, resetting: BoolArray, reset_on_life_loss: bool) -> BoolArray:

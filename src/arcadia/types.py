@@ -1,6 +1,7 @@
 """Records that cross borders between modules: the shape, dtype and unit of every field.
 
-T: actions in a rollout. B: environments of one worker. A: actions. S: width of the recurrent state.
+T: actions in a rollout. B: environments of one worker. S: width of the recurrent state.
+An action is one of A choices, [...] int64, or D numbers, [..., D] float32, where -1 and 1 are the environment's bounds.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arcadia.distributions import ActionDistribution
+
 BoolArray = NDArray[np.bool_]
 Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dtype
+Actions = NDArray[Any]  # [B] int64, or [B, D] float32
 
 
 class UserError(ValueError):
@@ -46,7 +50,7 @@ class Timestep(NamedTuple):
 class ModelOutput(NamedTuple):
     """What a policy and value network says about T rows of B environments."""
 
-    logits: Tensor  # [T, B, A] float32, unnormalised log-probabilities
+    policy: ActionDistribution  # [T, B] distributions, parameters in float32
     value: Tensor  # [T, B] float32
     state: Tensor  # [B, S] float32, the recurrent state after the last row (S = 0 without a core)
 
@@ -61,13 +65,13 @@ class Rollout:
     observation: Tensor  # [T+1, B, ...] model input (normalised, in the torso's dtype)
     is_first: Tensor  # [T+1, B] bool, the recurrent state is reset before this row
     state: Tensor  # [B, S] float32, recurrent state before row 0
-    action: Tensor  # [T, B] int64
-    reward: Tensor  # [T, B] float32, as learned from (clipped where the recipe clips)
+    action: Tensor  # [T, B] int64, or [T, B, D] float32
+    reward: Tensor  # [T, B] float32, as learned from (clipped or scaled where the recipe says so)
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
     valid: Tensor  # [T, B] bool
     forced: Tensor  # [T, B] bool, the environment chose another action itself: no lesson for the policy
-    log_prob: Tensor  # [T, B] float32, log-probability of `action` when it was chosen
+    log_prob: Tensor  # [T, B] float32, log-probability (or density) of `action` when it was chosen
     value: Tensor  # [T+1, B] float32, predicted while acting; the last row is the bootstrap
 
     def environments(self, index: Tensor) -> "Rollout":
@@ -109,7 +113,7 @@ class Episode(NamedTuple):
 
     episode_return: float  # raw, undiscounted
     length: int  # decisions
-    max_probability: float  # of the policy's most probable action, mean over the game's decisions
+    max_probability: float | None  # of the most probable action, mean over the game's decisions; None if continuous
 
 
 @dataclass(frozen=True, slots=True)

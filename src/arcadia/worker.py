@@ -57,7 +57,8 @@ class Worker:
             env,
             self._model,
             num_steps=self._num_steps,
-            clip_rewards=config.env.clip_rewards,
+            config=config.env,
+            gamma=config.loss.gamma,
             reset_on_life_loss=config.model.reset_on_life_loss,
             generator=torch.Generator().manual_seed(action_seed),
         )

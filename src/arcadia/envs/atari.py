@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from arcadia.config import EnvConfig
 from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
-from arcadia.types import BoolArray, Observations, Timestep, UserError
+from arcadia.types import Actions, BoolArray, Observations, Timestep, UserError
 
 TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
 # Rows of the raw picture that hold the playfield, by rl_a3c_pytorch's table.
@@ -95,8 +95,8 @@ class Atari:
         self._stack: Pictures = np.tile(frames, (1, self._config.frame_stack, 1, 1))
         return self._stack
 
-    def step(self, action: NDArray[np.int64]) -> Timestep:
-        check_actions(action, self.num_envs, self.spec.num_actions)
+    def step(self, action: Actions) -> Timestep:
+        check_actions(action, self.num_envs, self.spec)
         action = action + self._first_action
         forced = np.zeros(self.num_envs, np.bool_)
         for index, queue in enumerate(self._queues):

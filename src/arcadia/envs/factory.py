@@ -1,6 +1,9 @@
 """From an environment id to B environments."""
 
 import difflib
+import os
+import sys
+from typing import Any
 
 import gymnasium
 
@@ -10,7 +13,7 @@ from arcadia.envs.interface import EnvFactory, EnvSpec, VectorEnv
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
 from arcadia.types import UserError
 
-_ATARI_MISSING = 'Atari needs ale-py: pip install "arcadia[atari]"'
+_EXTRAS = {"box2d": "Box2D", "mujoco": "MuJoCo"}  # named in gymnasium's entry points
 
 
 def find(name: str) -> AtariName | str:
@@ -30,14 +33,47 @@ def find(name: str) -> AtariName | str:
         if error.name is None or error.name.split(".")[0] not in ("ale_py", "cv2"):
             raise
         if _looks_like_atari(name):
-            raise UserError(_ATARI_MISSING) from None
+            raise UserError(_missing("Atari", "atari")) from None
     parsed = parse_atari_name(name, atari_games)
     if parsed is not None:
         return parsed
+    if "Bullet" in name:
+        _register_pybullet()
     ids = {key for key in gymnasium.registry if not key.startswith(("ALE/", "phys2d", "tabular"))}
     if name in ids:
         return name
     raise UserError(f"unknown environment {name!r}{_closest(name, ids, atari_games)}")
+
+
+def _missing(package: str, extra: str) -> str:
+    return f'{package} environments need an extra: pip install "arcadia[{extra}]"'
+
+
+def _register_pybullet() -> None:
+    """Let gymnasium know PyBullet's environments.
+
+    Raises:
+        UserError: PyBullet is not installed.
+    """
+    try:
+        import pybullet_envs_gymnasium  # noqa: F401 - registers on import
+    except ImportError:
+        raise UserError(_missing("PyBullet", "pybullet")) from None
+
+
+def _make_bullet(name: str) -> gymnasium.Env[Any, Any]:
+    """Build a PyBullet environment; its first reset starts the engine, which writes to standard output."""
+    env = gymnasium.make(name)
+    sys.stdout.flush()
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        env.reset()
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(nowhere)
+    return env
 
 
 def _looks_like_atari(name: str) -> bool:
@@ -71,9 +107,14 @@ def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads:
         from arcadia.envs.atari import Atari
 
         return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
+    make = _make_bullet if "Bullet" in found else gymnasium.make
     try:
-        return GymVectorEnv(lambda: gymnasium.make(found), num_envs=num_envs, seed=seed)
-    except (gymnasium.error.Error, ImportError) as error:  # such as a package that is not installed
+        return GymVectorEnv(lambda: make(found), num_envs=num_envs, seed=seed)
+    except (gymnasium.error.Error, ImportError) as error:
+        entry_point = str(gymnasium.spec(found).entry_point)
+        for extra, package in _EXTRAS.items():
+            if isinstance(error, gymnasium.error.DependencyNotInstalled) and f".{extra}" in entry_point:
+                raise UserError(_missing(package, extra)) from None
         raise UserError(f"{found} cannot be built: {error}") from None
 
 

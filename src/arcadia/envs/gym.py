@@ -1,14 +1,14 @@
-"""Gymnasium environments with discrete actions, in gymnasium's synchronous vector loop."""
+"""Gymnasium environments in gymnasium's synchronous vector loop."""
 
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.spaces import Box, Discrete
 
 from arcadia.envs.interface import EnvSpec, check_actions
-from arcadia.types import Observations, Timestep, UserError
+from arcadia.types import Actions, Observations, Timestep, UserError
 
 
 class GymVectorEnv:
@@ -20,7 +20,7 @@ class GymVectorEnv:
         seed: environment b is seeded with seed + b.
 
     Raises:
-        UserError: the observation is not one array, or the actions are not discrete.
+        UserError: the observation is not one array, or the actions are neither discrete nor a vector.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], *, num_envs: int, seed: int) -> None:
@@ -29,15 +29,15 @@ class GymVectorEnv:
             self._env.single_observation_space,
             self._env.single_action_space,
         )
-        if not isinstance(observations, gymnasium.spaces.Box) or len(observations.shape) not in (1, 3):
+        if not isinstance(observations, Box) or len(observations.shape) not in (1, 3):
             raise UserError(
                 f"observation space {observations} is not supported: wrap the environment so that it "
                 "returns one array, [D] or [stack, H, W]"
             )
-        if not isinstance(actions, gymnasium.spaces.Discrete) or actions.start != 0:
-            raise UserError(f"action space {actions} is not supported: use discrete actions from 0")
-        self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), int(actions.n))
+        num_actions, is_continuous = _actions(actions)
+        self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), num_actions, is_continuous=is_continuous)
         self.num_envs = num_envs
+        self._actions = actions
         self._seed: int | None = seed
         self._resetting = np.zeros(num_envs, np.bool_)
 
@@ -47,8 +47,10 @@ class GymVectorEnv:
         self._resetting[:] = False
         return np.asarray(observation)
 
-    def step(self, action: NDArray[np.int64]) -> Timestep:
-        check_actions(action, self.num_envs, self.spec.num_actions)
+    def step(self, action: Actions) -> Timestep:
+        check_actions(action, self.num_envs, self.spec)
+        if isinstance(self._actions, Box):
+            action = to_bounds(action, self._actions)
         observation, reward, terminated, truncated, _ = self._env.step(action)
         frames = (~self._resetting).astype(np.int64)
         self._resetting = terminated | truncated
@@ -63,3 +65,23 @@ class GymVectorEnv:
 
     def close(self) -> None:
         self._env.close()
+
+
+def to_bounds(action: Actions, space: Box) -> Actions:
+    """Return the space's own numbers for actions [B, D]: -1 and 1 are its bounds, and what lies outside is clipped.
+
+    A dimension that lacks a bound takes the number as it is.
+    """
+    is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(is_bounded, space.low, -1.0), np.where(is_bounded, space.high, 1.0)
+    scaled = low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+    return np.where(is_bounded, scaled, action).astype(space.dtype)
+
+
+def _actions(space: gymnasium.Space[Any]) -> tuple[int, bool]:
+    """Return the number of actions, or of their dimensions, and whether they are continuous."""
+    if isinstance(space, Discrete) and space.start == 0:
+        return int(space.n), False
+    if isinstance(space, Box) and len(space.shape) == 1:
+        return space.shape[0], True
+    raise UserError(f"action space {space} is not supported: use discrete actions from 0, or a Box of one dimension")

@@ -3,10 +3,9 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arcadia.config import EnvConfig
-from arcadia.types import Observations, Timestep
+from arcadia.types import Actions, Observations, Timestep
 
 
 class EnvSpec(NamedTuple):
@@ -14,8 +13,9 @@ class EnvSpec(NamedTuple):
 
     observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
-    num_actions: int
+    num_actions: int  # A choices or, of continuous actions, D dimensions
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
+    is_continuous: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -39,11 +39,14 @@ class VectorEnv(Protocol):
         The first call seeds the environments; later ones start other games.
         """
 
-    def step(self, action: NDArray[np.int64]) -> Timestep:
-        """Apply one action [B] int64 to each environment.
+    def step(self, action: Actions) -> Timestep:
+        """Apply one action to each environment: [B] int64 or, if continuous, [B, D] float32.
+
+        -1 and 1 are the bounds of a continuous action, wherever the environment has them, and what lies outside is
+        clipped to them; a dimension without bounds takes the number as it is.
 
         Raises:
-            ValueError: an action lies outside [0, num_actions).
+            ValueError: an action lies outside [0, num_actions), or is not finite.
         """
 
     def close(self) -> None:
@@ -56,9 +59,13 @@ class EnvFactory(Protocol):
     def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv: ...
 
 
-def check_actions(action: NDArray[np.int64], num_envs: int, num_actions: int) -> None:
+def check_actions(action: Actions, num_envs: int, spec: EnvSpec) -> None:
     """Raise ValueError for a wrong shape or range. (The emulator would hang for ever.)"""
-    if action.shape != (num_envs,):
-        raise ValueError(f"action must have shape ({num_envs},), got {action.shape}")
-    if action.min() < 0 or action.max() >= num_actions:
-        raise ValueError(f"actions must lie in [0, {num_actions}), got {action.tolist()}")
+    shape = (num_envs, spec.num_actions) if spec.is_continuous else (num_envs,)
+    if action.shape != shape:
+        raise ValueError(f"action must have shape {shape}, got {action.shape}")
+    if spec.is_continuous:
+        if not np.isfinite(action).all():
+            raise ValueError(f"actions must be finite, got {action.tolist()}")
+    elif action.min() < 0 or action.max() >= spec.num_actions:
+        raise ValueError(f"actions must lie in [0, {spec.num_actions}), got {action.tolist()}")

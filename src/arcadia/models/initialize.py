@@ -41,7 +41,6 @@ def xavier(module: nn.Module) -> None:
 
 @torch.no_grad()
 def head_rows(linear: nn.Linear, norm: float) -> None:
-    """Give each row of the weights a random direction and this norm; biases 0."""
+    """Give each row of the weights a random direction and this norm."""
     rows: Tensor = torch.randn_like(linear.weight)
     linear.weight.copy_(norm * rows / rows.norm(dim=1, keepdim=True))
-    nn.init.zeros_(linear.bias)

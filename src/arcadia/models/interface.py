@@ -7,9 +7,9 @@ from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.cores import build_core
-from arcadia.models.heads import CategoricalHead, ValueHead
+from arcadia.models.heads import HEAD_GAIN, ValueHead, build_policy_head
 from arcadia.models.initialize import head_rows, xavier
-from arcadia.models.normalize import ObservationNormalizer
+from arcadia.models.normalize import ObservationNormalizer, RewardNormalizer
 from arcadia.models.torsos import CONV_TORSOS, ConvTorso, MLPTorso
 from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate, UserError
 
@@ -39,8 +39,9 @@ class Tower(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value, on one shared tower or on one each.
 
-    The observation normaliser belongs to the model: `normalizer` turns raw observations into its input. Its statistics
-    and those of batch normalisation are one flat float64 vector [K] that workers share, beside the parameters.
+    The normalisers belong to the model: `normalizer` turns raw observations into its input, `reward_normalizer` (where
+    there is one) scales what it learns from. Their statistics and those of batch normalisation are one flat float64
+    vector [K] that workers share, beside the parameters.
 
     Heads and everything after them compute in float32.
     """
@@ -49,15 +50,18 @@ class ActorCritic(nn.Module):
         super().__init__()
         # This order of parameters makes the actor's and the critic's one slice each of the flat vector.
         self.actor = Tower(config, spec, dtype)
-        self.policy = CategoricalHead(self.actor.size, spec.num_actions)
+        self.policy = build_policy_head(self.actor.size, spec, config)
         self.critic = Tower(config, spec, dtype) if config.towers == "separate" else None
         self.value = ValueHead(self.actor.size)
         if config.initialization == "xavier":
-            head_rows(self.policy.linear, 0.01)
+            for linear in self.policy.children():
+                assert isinstance(linear, nn.Linear)
+                head_rows(linear, HEAD_GAIN)
             head_rows(self.value.linear, 1.0)
         self.dtype, self._observation_shape = dtype, spec.observation_shape
         self.state_size = self.actor.state_size * (1 if self.critic is None else 2)
         self.normalizer = ObservationNormalizer(config, spec, dtype)
+        self.reward_normalizer = RewardNormalizer() if config.normalize_rewards else None
         self._batch_norms = [module for module in self.modules() if isinstance(module, RunningBatchNorm)]
 
     def initial_state(self, num_envs: int) -> Tensor:
@@ -97,13 +101,19 @@ class ActorCritic(nn.Module):
     @property
     def statistics_size(self) -> int:
         """K, the length of the vector of shared statistics (0 where none are kept)."""
-        return self.normalizer.size + sum(1 + layer.recorded.numel() for layer in self._batch_norms)
+        return sum(self._statistics_sizes())
+
+    def _statistics_sizes(self) -> list[int]:
+        """Return the lengths of its parts: observations, rewards, each batch normalisation."""
+        rewards = 0 if self.reward_normalizer is None else RewardNormalizer.SIZE
+        return [self.normalizer.size, rewards, *(1 + layer.recorded.numel() for layer in self._batch_norms)]
 
     def load_statistics(self, statistics: Tensor) -> None:
         """Take a snapshot of the shared statistics [K] float64; it holds until the next."""
-        sizes = [self.normalizer.size, *(1 + layer.recorded.numel() for layer in self._batch_norms)]
-        of_observations, *of_layers = torch.split(statistics, sizes)
+        of_observations, of_rewards, *of_layers = torch.split(statistics, self._statistics_sizes())
         self.normalizer.load(of_observations)
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.load(of_rewards)
         for layer, values in zip(self._batch_norms, of_layers, strict=True):
             weight = values[0]
             if weight > 0:
@@ -112,21 +122,29 @@ class ActorCritic(nn.Module):
                 layer.variance.copy_((square - mean.square()).clamp(min=0))
 
     @torch.no_grad()
-    def gather_statistics(self, newest: Observations, inputs: Tensor, valid: BoolArray) -> StatisticsUpdate | None:
+    def gather_statistics(
+        self, newest: Observations, inputs: Tensor, returns: Tensor, valid: BoolArray
+    ) -> StatisticsUpdate | None:
         """Return what the valid rows of a rollout add to the shared statistics; None where nothing is gathered.
 
         Args:
             newest: [T, B, ...] raw observations, as `normalizer.newest` returns them.
             inputs: [T, B, ...] model inputs.
+            returns: [T, B] discounted sums of the rewards so far, of which `reward_normalizer` takes the variance.
             valid: [T, B].
         """
-        if not valid.any() or (self.normalizer.is_frozen and not self._batch_norms):
+        if not valid.any():
+            return None
+        if self.normalizer.is_frozen and self.reward_normalizer is None and not self._batch_norms:
             return None
         keep = torch.ones(self.statistics_size, dtype=torch.float64)
         add = torch.zeros_like(keep)
         end = self.normalizer.size
         if not self.normalizer.is_frozen:
             keep[:end], add[:end] = self.normalizer.gather(newest, valid)
+        if self.reward_normalizer is not None:
+            start, end = end, end + RewardNormalizer.SIZE
+            add[start:end] = self.reward_normalizer.gather(returns[torch.from_numpy(valid)])
         if self._batch_norms:
             self._record_batch(inputs[torch.from_numpy(valid)])
             keep[end:] = BATCH_NORM_DECAY
@@ -147,7 +165,7 @@ class ActorCritic(nn.Module):
 
 def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso:
     if config.torso == "mlp":
-        return MLPTorso(spec.observation_shape, config.hidden_sizes)
+        return MLPTorso(spec.observation_shape, config.hidden_sizes, config.activation)
     if not spec.is_image:
         raise UserError(
             f"torso {config.torso} needs pixels, but the observation has shape "

@@ -41,6 +41,6 @@ def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
             for t in range(num_steps):
                 model(observation[t : t + 1], is_first[t : t + 1], state)
         output = model(observation, is_first, state)
-        (output.logits.sum() + output.value.sum()).backward()
+        (output.policy.entropy().sum() + output.value.sum()).backward()
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])

@@ -125,3 +125,33 @@ def _decaying(rows: Tensor) -> tuple[float, Tensor]:
     weights = (1 - SCALAR_DECAY) * SCALAR_DECAY**ages  # [N]
     moments = torch.stack((torch.ones(len(rows)), rows.mean(1), rows.std(1, correction=0)))  # [3, N]
     return SCALAR_DECAY ** len(rows), moments.double() @ weights
+
+
+class RewardNormalizer:
+    """Divides rewards by the running standard deviation of the discounted return, clipped to +-10.
+
+    The return is the discounted sum of an episode's rewards up to now, over all valid rows of all workers (as in
+    OpenAI Baselines' VecNormalize). Shared statistics [3] float64: count, sum, sum of squares.
+    """
+
+    SIZE = 3
+    CLIP = 10.0
+
+    def __init__(self) -> None:
+        self._scale = 1.0
+
+    def load(self, statistics: Tensor) -> None:
+        """Take a snapshot of the shared statistics [3]; it holds until the next."""
+        count, total, squares = statistics.tolist()
+        if count > 0:
+            variance = squares / count - (total / count) ** 2
+            self._scale = 1 / math.sqrt(max(variance, 0.0) + 1e-8)
+
+    def apply(self, reward: Tensor) -> Tensor:
+        """Return the scaled rewards."""
+        return (reward * self._scale).clamp(-self.CLIP, self.CLIP)
+
+    def gather(self, returns: Tensor) -> Tensor:
+        """Return the statistics [3] of the finite ones of discounted returns [N]."""
+        returns = returns[returns.isfinite()].double()
+        return torch.stack((torch.tensor(float(len(returns))).double(), returns.sum(), returns.square().sum()))

@@ -92,17 +92,20 @@ class ConvTorso(nn.Module):
         return features
 
 
-class MLPTorso(nn.Module):
-    """Fully connected layers with tanh."""
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
-    def __init__(self, input_shape: tuple[int, ...], hidden_sizes: tuple[int, ...]) -> None:
+
+class MLPTorso(nn.Module):
+    """Fully connected layers, each followed by an activation."""
+
+    def __init__(self, input_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str) -> None:
         super().__init__()
         sizes = [math.prod(input_shape), *hidden_sizes]
         modules: list[nn.Module] = [nn.Flatten()]
         for in_size, out_size in itertools.pairwise(sizes):
             linear = nn.Linear(in_size, out_size)
             orthogonal(linear, RELU_GAIN)
-            modules += [linear, nn.Tanh()]
+            modules += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*modules)
         self.size = sizes[-1]
 

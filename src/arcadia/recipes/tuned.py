@@ -33,12 +33,14 @@ TUNED: dict[str, Recipe] = {
         ),
     ),
     "control": Recipe(
-        description="tuned default for classic control",
+        description="tuned default for control tasks, discrete and continuous",
         source="Arcadia",
         config=TrainConfig(
             recipe="control",
             env=EnvConfig(num_envs=8, clip_rewards=False),
-            model=ModelConfig(torso="mlp", hidden_sizes=(64, 64), normalization_steps=1_000_000_000),
+            model=ModelConfig(
+                torso="mlp", hidden_sizes=(64, 64), normalization_steps=1_000_000_000, normalize_rewards=True
+            ),
             loss=LossConfig(
                 gae_lambda=0.8,
                 normalize_advantage=True,
@@ -50,6 +52,28 @@ TUNED: dict[str, Recipe] = {
             ),
             optimizer=OptimizerConfig(lr=1e-3, schedule="linear"),
             runtime=RuntimeConfig(num_steps=(64,), total_steps=2_000_000),
+        ),
+    ),
+    "swingup": Recipe(
+        description="tuned for the inverted pendulum swing-up",
+        source="Arcadia",
+        games=("InvertedPendulumSwingupBulletEnv-v0",),
+        config=TrainConfig(
+            recipe="swingup",
+            env=EnvConfig(env="InvertedPendulumSwingupBulletEnv-v0", num_envs=16, clip_rewards=False),
+            model=ModelConfig(torso="mlp", normalization_steps=1_000_000_000, normalize_rewards=True),
+            loss=LossConfig(
+                gamma=0.99,
+                gae_lambda=0.95,
+                normalize_advantage=True,
+                entropy_coefficient=0.0,
+                max_grad_norm=0.5,
+                num_epochs=8,
+                num_minibatches=4,
+                clip_range=0.2,
+            ),
+            optimizer=OptimizerConfig(lr=3e-4, schedule="linear"),
+            runtime=RuntimeConfig(num_steps=(128,), total_steps=4_000_000),
         ),
     ),
 }

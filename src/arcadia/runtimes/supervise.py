@@ -122,9 +122,8 @@ class Supervisor:
         self._figures.add(report)
         for episode in filter(is_finite, report.episodes):
             self._record.add(episode.episode_return)
-            self._metrics.write(
-                self._row("episode") | {"worker": report.worker, **episode._asdict(), **vars(self._record)}
-            )
+            figures = {name: value for name, value in episode._asdict().items() if value is not None}
+            self._metrics.write(self._row("episode") | {"worker": report.worker, **figures, **vars(self._record)})
         if not report.skipped:
             return
         self._skipped_updates += len(report.skipped)

@@ -1,0 +1,131 @@
+"""Action distributions: what the output of a policy head means."""
+
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+# Gauss-Hermite quadrature for the standard normal distribution: E[f(z)] = sum of weight * f(node)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_EDGE = 1 - 1e-6  # squashed actions beyond are taken as this: atanh stays finite in float32
+
+
+class ActionDistribution(Protocol):
+    """One distribution over actions for each of [...] rows. Densities are summed over action dimensions."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw an action for each row, [...] int64 or [..., D] float32."""
+
+    def mode(self) -> Tensor:
+        """Return the greedy action of each row."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Return the log-probability or log-density [...] of `action`."""
+
+    def entropy(self) -> Tensor:
+        """Return the entropy [...] in nats."""
+
+    def max_probability(self) -> Tensor | None:
+        """Return the probability [...] of the most probable action; None where actions are continuous."""
+
+    def is_finite(self) -> bool:
+        """Return False where a parameter is NaN or infinite."""
+
+
+class Categorical(NamedTuple):
+    """A choice among A actions."""
+
+    logits: Tensor  # [..., A] unnormalised log-probabilities
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        probability = self.logits.softmax(-1)
+        action = torch.multinomial(probability.flatten(0, -2), 1, generator=generator)
+        return action.view(probability.shape[:-1])
+
+    def mode(self) -> Tensor:
+        return self.logits.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return self.logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        log_probs = self.logits.log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def max_probability(self) -> Tensor:
+        return self.logits.softmax(-1).amax(-1)
+
+    def is_finite(self) -> bool:
+        return bool(self.logits.isfinite().all())
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent normal distributions of D real numbers."""
+
+    mean: Tensor  # [..., D]
+    std: Tensor  # [..., D]
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return (-0.5 * ((action - self.mean) / self.std).square() - self.std.log() - 0.5 * _LOG_TWO_PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (0.5 + 0.5 * _LOG_TWO_PI + self.std.log()).sum(-1)
+
+    def max_probability(self) -> None:
+        return None
+
+    def is_finite(self) -> bool:
+        return bool(self.mean.isfinite().all() and self.std.isfinite().all())
+
+
+class SquashedGaussian(NamedTuple):
+    """tanh of independent normal distributions: D numbers in (-1, 1).
+
+    Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
+    """
+
+    mean: Tensor  # [..., D] before tanh
+    std: Tensor  # [..., D] before tanh
+
+    @property
+    def _gaussian(self) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean, self.std)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self._gaussian.sample(generator).tanh().clamp(-_EDGE, _EDGE)
+
+    def mode(self) -> Tensor:
+        """Return the median, tanh of the mean: the density may peak at the bounds."""
+        return self.mean.tanh()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        before = action.clamp(-_EDGE, _EDGE).atanh()
+        return self._gaussian.log_prob(before) - _log_slope(before).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of the Gaussian plus the mean of log |d tanh|, by quadrature."""
+        nodes = torch.as_tensor(_NODES, dtype=self.mean.dtype)
+        weights = torch.as_tensor(_WEIGHTS, dtype=self.mean.dtype)
+        before = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes  # [..., D, 32]
+        return self._gaussian.entropy() + (_log_slope(before) @ weights).sum(-1)
+
+    def max_probability(self) -> None:
+        return None
+
+    def is_finite(self) -> bool:
+        return self._gaussian.is_finite()
+
+
+def _log_slope(x: Tensor) -> Tensor:
+    """Return log(1 - tanh(x)^2), finite for large x."""
+    return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
