@@ -541,7 +541,7 @@ def test_a_resumed_run_plays_other_games(tmp_path):
         resume(tmp_path / run, total_steps=42)
     first, second = newest(tmp_path / "run"), newest(tmp_path / "copy")
     assert_equal(first, second)
-    once = config.runtime.num_steps[0] * config.env.num_envs
+    once = config.runtime.num_steps[0] * config.envs_per_worker
     assert first.env_steps == 2 * once
     train(toy(tmp_path / "single", total_steps=21, lr=1e-12))
     single = newest(tmp_path / "single").statistics

@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing
 
 from arcadia.config import OptimizerConfig
-from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, create_shared_state
+from arcadia.parameters import ENV_STEPS, UPDATES, SharedMemoryStore, SharedState, create_shared_state
 from arcadia.types import StatisticsUpdate
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
@@ -225,7 +225,7 @@ def test_each_worker_counts_in_its_own_row() -> None:
         stores[2].count(7, 28, 0, None)
     assert state.counters.tolist() == [[10, 40, 0, 2], [0, 0, 0, 0], [14, 56, 0, 0]]
     assert state.statistics.tolist() == [[0, 2, 4, 6, 8], [0] * K, [0] * K]
-    assert [store.env_steps() for store in stores] == [24, 24, 24]
+    assert state.counter(ENV_STEPS) == 24
 
 
 def test_learning_rate_follows_the_episodes_of_all_workers() -> None:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from arcadia.checkpoint import load_checkpoint, newest_checkpoint
+from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from arcadia.config import TrainConfig, config_from_dict, validate
 from arcadia.envs import spec_of
 from arcadia.envs.factory import find
@@ -16,6 +17,7 @@ from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.batch_norm import RunningBatchNorm
+from arcadia.parameters import UPDATES
 from arcadia.recipes import RECIPES
 from arcadia.runtimes import train
 from arcadia.types import Rollout
@@ -235,21 +237,24 @@ def test_batch_norm_statistics_are_of_the_valid_rows_of_all_workers() -> None:
         keep, add = model.gather_statistics(newest, inputs[worker], torch.zeros(valid[worker].shape), valid[worker])
         slots[worker] = slots[worker] * keep + add
     model.load_statistics(slots.sum(0))
-    layer = model.actor.torso.layers[1]
-    assert isinstance(layer, RunningBatchNorm)
-    with torch.no_grad():
-        features = [
-            model.actor.torso.layers[0](rows[torch.from_numpy(mask)]).double()
-            for rows, mask in zip(inputs, valid, strict=True)
-        ]
-    mean = torch.stack([part.mean((0, 2, 3)) for part in features]).mean(0)
-    square = torch.stack([part.square().mean((0, 2, 3)) for part in features]).mean(0)
-    torch.testing.assert_close(layer.mean.double(), mean, atol=1e-5, rtol=0)
-    torch.testing.assert_close(layer.variance.double(), square - mean.square(), atol=1e-5, rtol=1e-4)
-    with torch.no_grad():
-        normalized = layer(features[0].float())
-    expected = (features[0] - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None]
-    torch.testing.assert_close(normalized.double(), expected, atol=1e-4, rtol=1e-4)
+    layers = list(model.actor.torso.layers)
+    before = _model(recipe).actor.torso.layers  # its statistics are those that the rollouts were played with
+    numbers = [number for number, layer in enumerate(layers) if isinstance(layer, RunningBatchNorm)]
+    assert len(numbers) == 2
+    for number in numbers:
+        layer = layers[number]
+        with torch.no_grad():
+            features = [
+                before[:number](rows[torch.from_numpy(mask)]).double() for rows, mask in zip(inputs, valid, strict=True)
+            ]
+        mean = torch.stack([part.mean((0, 2, 3)) for part in features]).mean(0)
+        square = torch.stack([part.square().mean((0, 2, 3)) for part in features]).mean(0)
+        torch.testing.assert_close(layer.mean.double(), mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(layer.variance.double(), square - mean.square(), atol=1e-5, rtol=1e-4)
+        with torch.no_grad():
+            normalized = layer(features[0].float())
+        expected = (features[0] - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None]
+        torch.testing.assert_close(normalized.double(), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_initial_parameters_of_a3g() -> None:
@@ -269,18 +274,45 @@ def test_initial_parameters_of_a3g() -> None:
     assert not convolution.bias.any()
 
 
+def _short_run(recipe: str, folder: Path, **changes: object) -> Checkpoint:
+    """Play 150 decisions of the recipe's first game in one worker; return the final checkpoint."""
+    config = _on(recipe, RECIPES[recipe].games[0])
+    limits = {"total_steps": 150, "eval_episodes": 0, "num_workers": 1, "run_dir": str(folder)}
+    runtime = dataclasses.replace(config.runtime, **(limits | {"runtime": "serial"} | changes))
+    train(dataclasses.replace(config, env=dataclasses.replace(config.env, total_envs=2), runtime=runtime))
+    path = newest_checkpoint(folder)
+    assert path is not None
+    return load_checkpoint(path)
+
+
 @pytest.mark.parametrize("recipe", SHAPES)
 def test_serial_is_reproducible_for_every_recipe(recipe: str, tmp_path) -> None:
-    def parameters(folder: str, seed: int) -> torch.Tensor:
-        config = _on(recipe, RECIPES[recipe].games[0])
-        changes = {"runtime": "serial", "total_steps": 150, "eval_episodes": 0, "run_dir": str(tmp_path / folder)}
-        runtime = dataclasses.replace(config.runtime, seed=seed, **changes)
-        env = dataclasses.replace(config.env, total_envs=2)
-        train(dataclasses.replace(config, env=env, runtime=runtime))
-        path = newest_checkpoint(tmp_path / folder)
-        assert path is not None
-        return load_checkpoint(path).parameters
+    one = _short_run(recipe, tmp_path / "one")
+    assert torch.equal(_short_run(recipe, tmp_path / "again").parameters, one.parameters)
+    assert not torch.equal(_short_run(recipe, tmp_path / "other", seed=2).parameters, one.parameters)
 
-    one = parameters("one", 1)
-    assert torch.equal(parameters("again", 1), one)
-    assert not torch.equal(parameters("other", 2), one)
+
+@pytest.mark.parametrize("recipe", ["wrappers-12-stack4-bn", "towers-24", "a3g-lstm"])
+def test_one_worker_in_a_process_computes_what_serial_does(recipe: str, tmp_path) -> None:
+    """Batch normalisation, towers and the scalar normaliser included."""
+    serial = _short_run(recipe, tmp_path / "serial")
+    hogwild = _short_run(recipe, tmp_path / "hogwild", runtime="hogwild")
+    assert torch.equal(hogwild.parameters, serial.parameters)
+    assert torch.equal(hogwild.statistics, serial.statistics)
+
+
+def test_a_worker_folds_its_rollouts_into_the_batch_norm_statistics_that_players_use(tmp_path) -> None:
+    recipe = "wrappers-12-stack4-bn"
+    checkpoint = _short_run(recipe, tmp_path / "run")
+    num_rollouts = int(checkpoint.counters[:, UPDATES].sum())
+    assert num_rollouts == 4
+    weights = checkpoint.statistics[0, [0, 1 + 2 * 16]]  # what the two layers' averages add up to
+    torch.testing.assert_close(weights, torch.full((2,), 1 - 0.99**num_rollouts, dtype=torch.float64))
+    model = _model(recipe)
+    observation = torch.rand(1, B, *SHAPES[recipe])
+    arguments = observation, torch.zeros(1, B, dtype=torch.bool), torch.zeros(B, 0)
+    with torch.no_grad():
+        before = model(*arguments)
+        model.load_statistics(checkpoint.statistics.sum(0))
+        after = model(*arguments)
+    assert not torch.allclose(after.value, before.value, rtol=1e-2)

@@ -438,11 +438,10 @@ def test_entropy_coefficient_follows_its_schedule_over_all_workers_steps(
 
 @pytest.mark.parametrize(("num_minibatches", "num_epochs"), [(1, 1), (3, 2)])
 def test_worker_counts_decisions_of_valid_rows_only(num_minibatches: int, num_epochs: int) -> None:
-    worker, store, counters = _worker(num_minibatches, num_epochs)
+    worker, _, counters = _worker(num_minibatches, num_epochs)
     reports = [worker.update() for _ in range(NUM_ROLLOUTS)]
     per_rollout = VALID.reshape(NUM_ROLLOUTS, T * B).sum(1)
     assert [report.env_steps for report in reports] == per_rollout.tolist() == [14, 11, 14]
-    assert store.env_steps() == VALID.sum()
     updates = num_minibatches * num_epochs
     frames = 4 * VALID.sum() + 9 * (~VALID).sum()
     assert counters[0].tolist() == [VALID.sum(), frames, NUM_ROLLOUTS * updates, 8]

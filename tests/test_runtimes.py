@@ -1,5 +1,6 @@
 """The runtimes as users meet them: reproducible, asynchronous, and clean at every kind of end."""
 
+import itertools
 import math
 import os
 import re
@@ -21,16 +22,26 @@ from toy_envs import (
     make_crash,
     make_crash_in_the_evaluator,
     make_exit,
+    make_half_nan,
+    make_infinite_observation,
     make_nan_observation,
     make_only_nan,
     make_rare_nan,
 )
 
-from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
-from arcadia.config import TrainConfig
+from arcadia.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    load_checkpoint,
+    load_config,
+    newest_checkpoint,
+    save_periodic,
+)
+from arcadia.config import EnvConfig, TrainConfig
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
 from arcadia.runtimes import resume, train
+from arcadia.runtimes.session import default_workers
 from arcadia.types import DivergedError, ProcessError
 
 PATIENCE = 120.0  # seconds; a machine that is busy with other things starts processes slowly
@@ -100,7 +111,11 @@ def test_serial_gives_the_same_bytes_for_one_seed_and_others_for_another(make_co
     for name, tensor in first.optimizer_state.items():
         assert tensor.numpy().tobytes() == second.optimizer_state[name].numpy().tobytes(), name
     evaluations = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run) if row["kind"] == "evaluation"]
+        [
+            {k: v for k, v in row.items() if "seconds" not in k}
+            for row in read_metrics(run)
+            if row["kind"] == "evaluation"
+        ]
         for run in (tmp_path / "first", tmp_path / "second")
     ]
     assert len(evaluations[0]) >= 2
@@ -254,12 +269,64 @@ def test_a_run_stops_after_its_episodes(tmp_path):
     assert result.reason == "total_episodes"
     counters = final(tmp_path / "run").counters
     assert 12 <= counters[:, EPISODES].sum() < 12 + 3
+    result = resume(tmp_path / "run", total_episodes=20)
+    assert result.reason == "total_episodes"
+    assert 20 <= final(tmp_path / "run").counters[:, EPISODES].sum() < 20 + 3
+
+
+def test_workers_in_processes_stop_after_the_episodes_of_all(tmp_path):
+    limits = {"num_workers": 2, "total_episodes": 40, "total_steps": 10**6}
+    result = train(cartpole(tmp_path / "run", runtime="hogwild", eval_episodes=0, **limits))
+    assert result.reason == "total_episodes"
+    episodes = final(tmp_path / "run").counters[:, EPISODES].sum()
+    assert 40 <= episodes <= 40 + 2 * 3, "at most one more rollout of 7 decisions, in each of 2 workers x 3 games"
 
 
 def test_environments_of_all_workers_are_split_over_them(tmp_path):
     config = cartpole(tmp_path / "run", eval_episodes=0, num_envs=None, total_envs=7, num_workers=2, num_minibatches=1)
     train(config)
-    assert load_config(tmp_path / "run").env.num_envs == 4
+    assert load_config(tmp_path / "run").envs_per_worker == 4
+    resume(tmp_path / "run", num_workers=1, total_steps=700)
+    assert load_config(tmp_path / "run").envs_per_worker == 7
+
+
+def test_one_worker_per_core_but_no_more_than_environments_to_share(monkeypatch):
+    monkeypatch.setattr("arcadia.runtimes.session.num_cores", lambda: 64)
+    assert default_workers(EnvConfig(num_envs=16)) == 64
+    assert default_workers(EnvConfig(total_envs=24)) == 24
+    monkeypatch.setattr("arcadia.runtimes.session.num_cores", lambda: 2)
+    assert default_workers(EnvConfig(total_envs=24)) == 2
+
+
+def test_learning_rate_and_entropy_weight_of_all_workers_are_logged(tmp_path):
+    """Two processes: 1e-3 / log10(10 + 0.01 n), n being the episodes of both."""
+    run = tmp_path / "run"
+    schedules = {"schedule": "log_episodes", "entropy_schedule": "linear", "entropy_coefficient": 0.1}
+    config = cartpole(run, runtime="hogwild", num_workers=2, eval_episodes=0, lr=1e-3, **schedules, total_steps=60_000)
+    train(config)
+    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    assert len(rows) > 2
+    assert rows[-1]["episodes"] == final(run).counters[:, EPISODES].sum() > 1000
+    episodes = env_steps = 0
+    for row in rows:  # each is a mean since the last
+        lowest, highest = (1e-3 / math.log10(10 + 0.01 * n) for n in (row["episodes"] + 50, episodes))
+        assert lowest <= row["lr"] <= highest * (1 + 1e-9)
+        assert 0.1 * (1 - (row["env_steps"] + 200) / 60_000) <= row["entropy_coefficient"]
+        assert row["entropy_coefficient"] <= 0.1 * (1 - env_steps / 60_000) + 1e-9
+        episodes, env_steps = row["episodes"], row["env_steps"]
+
+
+def test_a_checkpoint_is_written_at_the_pace_asked_for(tmp_path, monkeypatch):
+    times = []
+
+    def save(run: Path, checkpoint: Checkpoint) -> None:
+        times.append(time.monotonic())
+        save_periodic(run, checkpoint)
+
+    monkeypatch.setattr("arcadia.runtimes.supervise.save_periodic", save)
+    train(cartpole(tmp_path / "run", eval_episodes=0, checkpoint_seconds=0.5, total_minutes=0.05, total_steps=10**6))
+    assert 4 <= len(times) <= 7, "in 3 seconds, and at the end"
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(times[:-1]))
 
 
 def test_tensorboard_shows_graph_histograms_and_episodes(tmp_path):
@@ -374,22 +441,58 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_reported(
     assert resumed.skipped_updates > result.skipped_updates, "a resumed run counts on"
 
 
+def test_a_reward_that_is_not_finite_is_no_zero_where_rewards_are_clipped(tmp_path):
+    settings = {"runtime": "serial", "num_envs": 2, "num_steps": 16, "eval_episodes": 0, "clip_rewards": True}
+    result = train(configure(TOY, "toy", tmp_path / "run", **settings, total_steps=4_000), make_env=make_rare_nan)
+    learned = result.env_steps / (2 * 15)
+    assert result.skipped_updates == pytest.approx(4 * learned * 15 / 85, rel=0.1)
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = {"runtime": "serial", "num_envs": 2, "num_steps": 16, "eval_episodes": 4, "eval_updates": 20}
+    train(configure(TOY, "toy", run, **settings, total_steps=8_000), make_env=make_rare_nan)
+    out = capsys.readouterr().out
+    assert "score is NaN or infinite" in out
+    assert re.search(r"^\d:\d\d:\d\d  evaluation at [\d,]+ env_steps, 4 sampled games: mean 15.00", out, re.MULTILINE)
+    rows = read_metrics(run)
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+    assert {row["mean"] for row in rows if row["kind"] == "evaluation"} == {15.0}
+    assert load_checkpoint(best_checkpoint(run)).progress["best_evaluation"] == 15.0
+
+
+def test_a_worker_of_which_a_part_is_always_lost_stops_with_advice(tmp_path):
+    """One environment of two breaks for good: every other part of each rollout teaches nothing."""
+    settings = {"runtime": "serial", "num_envs": 2, "num_steps": 8, "eval_episodes": 0, "total_steps": 10**6}
+    parts = {"num_minibatches": 2, "normalize_advantage": False}
+    config = configure(TOY, "toy", tmp_path / "run", **settings, **parts)
+    with pytest.raises(DivergedError, match=r"^worker 0 at update .*: gradients of 50 rollouts in a row"):
+        train(config, make_env=make_half_nan)
+    assert final(tmp_path / "run").parameters.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("make_env", "cause"),
-    [(make_only_nan, "every gradient of 5 rollouts"), (make_nan_observation, "the policy is NaN")],
+    [
+        (make_only_nan, "every gradient of 5 rollouts"),
+        (make_nan_observation, "an observation is NaN"),
+        (make_infinite_observation, "an observation is NaN or infinite"),
+    ],
 )
 def test_a_diverging_run_stops_with_one_line_of_advice_and_a_finite_checkpoint(tmp_path, make_env, cause):
     settings = {"num_envs": 2, "num_steps": 8, "eval_episodes": 0, "total_steps": 10**6}
     serial = configure(TOY, "toy", tmp_path / "serial", runtime="serial", **settings)
-    with pytest.raises(DivergedError, match=f"^.*{cause}.*lower --lr.*$"):
+    with pytest.raises(DivergedError, match=f"^worker 0 at update [0-9]+: .*{cause}.* in the environment$"):
         train(serial, make_env=make_env)
     hogwild = configure(TOY, "toy", tmp_path / "hogwild", num_workers=2, **settings)
-    with pytest.raises(ProcessError, match=f"^worker-[01] diverged: .*{cause}.*lower --lr.*$"):
+    diverged = f"^training diverged: worker [01] at update [0-9]+: .*{cause}.* in the environment$"
+    with pytest.raises(ProcessError, match=diverged):
         train(hogwild, make_env=make_env)
     for run in ("serial", "hogwild"):
         checkpoint = final(tmp_path / run)
         assert checkpoint.env_steps >= 2 * 8 * 2
         assert checkpoint.parameters.isfinite().all()
+        assert checkpoint.statistics.isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------------------ real processes

@@ -164,10 +164,16 @@ class OnlyNan(RareNan):
 class NanObservation(Crash):
     """The 20th observation is NaN."""
 
+    VALUE = np.nan
+
     def step(self, action: int) -> Step:
         if self._step == 19:
-            return np.full(3, np.nan, np.float32), 1.0, False, False, {}
+            return np.full(3, self.VALUE, np.float32), 1.0, False, False, {}
         return super().step(action)
+
+
+class InfiniteObservation(NanObservation):
+    VALUE = np.inf
 
 
 class Choice(gymnasium.Env[NDArray[np.float32], int]):
@@ -320,6 +326,16 @@ def make_only_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: i
 
 def make_nan_observation(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(NanObservation, num_envs=num_envs, seed=seed)
+
+
+def make_infinite_observation(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(InfiniteObservation, num_envs=num_envs, seed=seed)
+
+
+def make_half_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    """The first environment is well, the second one breaks."""
+    kinds = iter([ConstantReward, OnlyNan] * 10)
+    return GymVectorEnv(lambda: next(kinds)(), num_envs=num_envs, seed=seed)
 
 
 def make_choice(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:

@@ -20,8 +20,7 @@ from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env, spec_of
 from arcadia.metrics import read_metrics
 from arcadia.recipes import recipe
-from arcadia.runtimes.hogwild import num_cores
-from arcadia.runtimes.session import split_envs
+from arcadia.runtimes.session import default_workers
 from arcadia.types import Actions, UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
@@ -55,8 +54,9 @@ def bench(
         if value is not None and value < 1:
             raise UserError(f"{name} must be >= 1, got {value}")
     settings = recipe(recipe_name).config
-    workers = num_workers or num_cores()
-    num_envs = num_envs or settings.env.num_envs or split_envs(settings.env.total_envs, workers)
+    workers = num_workers or default_workers(settings.env)
+    settings = replace(settings, runtime=replace(settings.runtime, num_workers=workers))
+    num_envs = num_envs or settings.envs_per_worker
     config = replace(settings.env, env=env, num_envs=num_envs)
     spec_of(config)  # an unknown environment is an error before anything starts
     env_only: list[float] = []

@@ -144,6 +144,8 @@ class ResumeArguments:
     """New end, in env_steps of the whole run."""
     total_minutes: float | None = None
     """New end, in minutes of training of the whole run."""
+    total_episodes: int | None = None
+    """New end, in episodes of the whole run."""
     stop_score: float | None = None
     """New score to stop at (mean return of the last 100 training episodes)."""
     num_workers: int | None = None

@@ -180,6 +180,11 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
+    @property
+    def envs_per_worker(self) -> int:
+        """B: num_envs, or what comes nearest to total_envs over all workers."""
+        return self.env.num_envs or max(1, round(self.env.total_envs / (self.runtime.num_workers or 1)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready nested dictionaries."""
         return dataclasses.asdict(self)

@@ -129,7 +129,7 @@ class Player:
         output = self._model(self._inputs, is_first, self._state)
         policy, self._state = output.policy, output.state
         if not policy.is_finite():
-            raise DivergedError("the policy is NaN or infinite: evaluate an earlier checkpoint")
+            raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
         action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
         step = self._env.step(action[0].numpy())
         for b, episode in self._tracker.add(step, self._resetting, policy.max_probability()).items():

@@ -94,9 +94,6 @@ class ParameterStore(Protocol):
     def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:
         """Add a rollout that was learned from to the counters, and its statistics."""
 
-    def env_steps(self) -> int:
-        """Return the decisions of all workers."""
-
     def scheduled(self, value: float, schedule: Schedule) -> float:
         """Return a setting's value at this point of the run."""
 
@@ -140,14 +137,11 @@ class SharedMemoryStore:
             slot = self._state.statistics[self._worker]
             slot.copy_(slot * statistics.keep + statistics.add)  # at once: others may be reading
 
-    def env_steps(self) -> int:
-        return self._state.counter(ENV_STEPS)
-
     def scheduled(self, value: float, schedule: Schedule) -> float:
         return scheduled(
             value,
             schedule,
-            env_steps=self.env_steps(),
+            env_steps=self._state.counter(ENV_STEPS),
             total_steps=self._total_steps,
             episodes=self._state.counter(EPISODES),
         )

@@ -100,7 +100,7 @@ class RolloutCollector:
         """Play T decisions in every environment.
 
         Raises:
-            DivergedError: the policy is not finite.
+            DivergedError: an observation or the policy is not finite.
         """
         num_steps = len(self._action)
         initial_state = state = self._state
@@ -109,9 +109,7 @@ class RolloutCollector:
         for t in range(num_steps):
             policy, value, state = self._forward(t, state)
             if not policy.is_finite():
-                raise DivergedError(
-                    "the policy is NaN or infinite: lower --lr, or look for such values in the observations"
-                )
+                raise DivergedError("the policy is NaN or infinite: lower --lr or --max-grad-norm")
             action = policy.sample(self._generator)  # [1, B] or [1, B, D]
             self._action[t] = action
             self._log_prob[t] = policy.log_prob(action)
@@ -155,6 +153,8 @@ class RolloutCollector:
 
     def _forward(self, t: int, state: Tensor) -> ModelOutput:
         """Return the output [1, B] of the model for the current observation, row t."""
+        if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
+            raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
         self._model.normalizer.apply(self._observation, out=self._inputs[t])
         self._is_first[t] = torch.from_numpy(self._next_is_first)
         output: ModelOutput = self._model(self._inputs[t : t + 1], self._is_first[t : t + 1], state)
@@ -166,12 +166,16 @@ class RolloutCollector:
 
 
 def learned_reward(reward: Tensor, config: EnvConfig) -> Tensor:
-    """Return what is learned from rewards: scaled, not below the floor, or only their sign, as `config` says."""
+    """Return what is learned from rewards: scaled, not below the floor, or only their sign, as `config` says.
+
+    A reward that is not finite becomes NaN, so that its rollout teaches nothing.
+    """
+    reward = torch.where(reward.isfinite(), reward, torch.nan)  # sign(NaN) would be 0
     if config.reward_scale != 1:
         reward = reward * config.reward_scale
     if config.reward_floor is not None:
         reward = reward.clamp(min=config.reward_floor)
-    return reward.sign() if config.clip_rewards else reward
+    return torch.where(reward.isnan(), reward, reward.sign()) if config.clip_rewards else reward
 
 
 def starts_anew(step: Timestep, resetting: BoolArray, reset_on_life_loss: bool) -> BoolArray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -129,8 +128,3 @@ class UpdateReport:
     episodes: tuple[Episode, ...]
     staleness: tuple[int, ...]  # per optimizer step: updates by others since this worker's pull
     metrics: dict[str, float]  # finite figures only
-
-
-def float32(array: NDArray[Any]) -> Tensor:
-    """Return `array` as a float32 tensor."""
-    return torch.from_numpy(np.asarray(array, dtype=np.float32))

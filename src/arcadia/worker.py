@@ -15,7 +15,8 @@ from arcadia.parameters import ParameterStore
 from arcadia.rollout import RolloutCollector
 from arcadia.types import DivergedError, Rollout, UpdateReport
 
-MAX_LOST_ROLLOUTS = 5  # in a row
+MAX_LOST_ROLLOUTS = 5  # in a row that taught nothing, for no gradient was finite
+MAX_TAINTED_ROLLOUTS = 50  # in a row of which some gradient was not
 LOSS_NAMES = ("loss", "policy_loss", "value_loss", "entropy", "clip_fraction", "gradient_norm")
 
 
@@ -29,7 +30,7 @@ class Worker:
     """One asynchronous actor-critic: its own environments and model, shared parameters.
 
     Args:
-        config: resolved: `env.num_envs` is a number, `model.dtype` "float32" or "bfloat16".
+        config: resolved: workers are a number, `model.dtype` is "float32" or "bfloat16".
         store: the shared parameters.
         worker: index of this worker; with `restart` it selects its random numbers.
     """
@@ -44,12 +45,11 @@ class Worker:
         restart: int = 0,
     ) -> None:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
-        assert config.env.num_envs is not None
-        env = make_env(config.env, num_envs=config.env.num_envs, seed=env_seed, num_threads=1)
+        env = make_env(config.env, num_envs=config.envs_per_worker, seed=env_seed, num_threads=1)
         lengths = config.runtime.num_steps
         self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker
-        self._lost_rollouts = 0  # in a row
+        self._lost_rollouts = self._tainted_rollouts = 0  # in a row
         self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model))
         self._parameters = FlatParameters(self._model)
         self._store.pull(self._parameters)
@@ -71,16 +71,16 @@ class Worker:
         A gradient that is not finite is not applied. A rollout that taught nothing for that reason is not counted.
 
         Raises:
-            DivergedError: the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts were not.
+            DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
+                were not, or some of MAX_TAINTED_ROLLOUTS.
         """
-        if self._lost_rollouts == MAX_LOST_ROLLOUTS:
-            raise DivergedError(
-                f"every gradient of {MAX_LOST_ROLLOUTS} rollouts was NaN or infinite (none was applied): lower --lr or "
-                "--max-grad-norm, or look for such rewards in the environment"
-            )
         version = self._store.pull(self._parameters)
         self._store.pull_statistics(self._model)
-        rollout = self._collector.collect()
+        try:
+            self._check_losses()
+            rollout = self._collector.collect()
+        except DivergedError as error:
+            raise DivergedError(f"worker {self._worker} at update {version}: {error}") from None
         targets = compute_targets(rollout, self._config.loss)
         config = self._loss_config()
 
@@ -107,11 +107,16 @@ class Worker:
         env_steps = frames = 0
         metrics: dict[str, float] = {}
         self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
+        self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0
         if losses:
             env_steps, frames = int(rollout.valid.sum()), collector.frames
-            self._store.count(env_steps, frames, len(collector.episodes), collector.statistics())
+            optimizer = self._config.optimizer
             metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))
             metrics["explained_variance"] = explained_variance(rollout, targets)
+            metrics["entropy_coefficient"] = config.entropy_coefficient
+            metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
+        statistics = collector.statistics() if losses else None
+        self._store.count(env_steps, frames, len(collector.episodes), statistics)
         return UpdateReport(
             worker=self._worker,
             num_steps=self._num_steps,
@@ -124,6 +129,16 @@ class Worker:
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         )
 
+    def _check_losses(self) -> None:
+        """Raise DivergedError where training goes on without learning."""
+        advice = "none was applied: lower --lr or --max-grad-norm, or look for such rewards in the environment"
+        if self._lost_rollouts == MAX_LOST_ROLLOUTS:
+            raise DivergedError(
+                f"every gradient of {MAX_LOST_ROLLOUTS} rollouts in a row was NaN or infinite, {advice}"
+            )
+        if self._tainted_rollouts == MAX_TAINTED_ROLLOUTS:
+            raise DivergedError(f"gradients of {MAX_TAINTED_ROLLOUTS} rollouts in a row were NaN or infinite, {advice}")
+
     def _loss_config(self) -> LossConfig:
         """Return the settings of the loss as they are at this point of the run."""
         config = self._config.loss
@@ -132,14 +147,15 @@ class Worker:
 
     def _minibatches(self) -> list[torch.Tensor | None]:
         """Return the environments of each update; None stands for all of them."""
-        config, num_envs = self._config.loss, self._config.env.num_envs
-        assert num_envs is not None
+        config = self._config.loss
         if config.num_minibatches == 1:
             return [None] * config.num_epochs
         return [
             part
             for _ in range(config.num_epochs)
-            for part in torch.randperm(num_envs, generator=self._generator).chunk(config.num_minibatches)
+            for part in torch.randperm(self._config.envs_per_worker, generator=self._generator).chunk(
+                config.num_minibatches
+            )
         ]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from arcadia.config import EnvConfig
 from arcadia.envs.interface import EnvSpec, check_actions
-from arcadia.envs.names import AtariName, parse_atari_name, simplify
+from arcadia.envs.names import AtariName, simplify
 from arcadia.types import Actions, BoolArray, Observations, Timestep, UserError
 
 TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
@@ -40,11 +40,6 @@ def games() -> dict[str, str]:
     return {simplify(rom): rom for rom in roms.get_all_rom_ids() if rom not in TWO_PLAYER_GAMES}
 
 
-def parse(name: str) -> AtariName | None:
-    """Parse an Atari id; None if it is not one."""
-    return parse_atari_name(name, games())
-
-
 class Atari:
     """B games of one ROM. Implements VectorEnv.
 
@@ -68,7 +63,8 @@ class Atari:
             self._crop = config.crop_rows if config.crop == "rows" else CROPS.get(name.game, DEFAULT_CROP)
         is_rgb = config.color or self._crop is not None
         actions: list[str]
-        if isinstance(name.frame_skip, int):
+        self._is_native = isinstance(name.frame_skip, int)
+        if self._is_native:
             self._env, actions = _native(name, config, num_envs, num_threads, is_rgb)
         else:
             self._env, actions = _scalar(name, config, num_envs, is_rgb)
@@ -138,7 +134,7 @@ class Atari:
     def _frames(self, pictures: Pictures) -> Pictures:
         """Return the frames [B, 1 or 3, H, W] of the emulators' pictures, [B, h, w] or [B, h, w, 3]."""
         height, width = self._config.frame_size
-        if isinstance(self._env, AtariVectorEnv):
+        if self._is_native:
             pictures = pictures[:, 0]  # its stack of one
         if self._crop is not None:
             pictures = pictures[:, self._crop[0] : self._crop[1]]

@@ -28,8 +28,7 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
 
 
 def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
-    num_steps, num_envs = min(config.runtime.num_steps[0], 20), config.env.num_envs
-    assert num_envs is not None
+    num_steps, num_envs = min(config.runtime.num_steps[0], 20), config.envs_per_worker
     model = build_model(config.model, spec, seed=0, dtype=dtype)
     observation = torch.rand(num_steps, num_envs, *spec.observation_shape).to(dtype)
     is_first = torch.zeros(num_steps, num_envs, dtype=torch.bool)

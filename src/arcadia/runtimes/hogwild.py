@@ -22,7 +22,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluate import Evaluation, PeriodicEvaluator
 from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
-from arcadia.runtimes.supervise import StopReason, Supervisor
+from arcadia.runtimes.supervise import StopReason, Supervisor, limit_reached
 from arcadia.types import DivergedError, ProcessError, UpdateReport
 from arcadia.worker import Worker
 
@@ -40,7 +40,7 @@ EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 class Failure(NamedTuple):
     """Sent by a process before it dies of an exception."""
 
-    text: str  # continues "worker-0 "
+    text: str
 
 
 Message = list[UpdateReport] | Evaluation | Failure
@@ -121,7 +121,7 @@ def _receive(children: list[_Child], supervisor: Supervisor) -> None:
 
 def _handle(child: _Child, message: Message, supervisor: Supervisor) -> None:
     if isinstance(message, Failure):
-        raise ProcessError(f"{child.process.name} {message.text}")
+        raise ProcessError(message.text)
     if isinstance(message, Evaluation):
         supervisor.record_evaluation(message)
         return
@@ -176,9 +176,9 @@ def _run_child(
     except BrokenPipeError:
         pass  # the parent is gone
     except (Exception, SystemExit) as error:  # reported to the parent, which raises ProcessError
-        diverged = isinstance(error, DivergedError)
+        text = f"{torch.multiprocessing.current_process().name} failed:\n{traceback.format_exc()}"
         try:
-            connection.send(Failure(f"diverged: {error}" if diverged else f"failed:\n{traceback.format_exc()}"))
+            connection.send(Failure(f"training diverged: {error}" if isinstance(error, DivergedError) else text))
         except BrokenPipeError:
             traceback.print_exc()
         sys.exit(1)
@@ -193,13 +193,12 @@ def _work(
     worker: int,
     restart: int,
 ) -> None:
-    total_steps = config.runtime.total_steps
-    store = SharedMemoryStore(state, config.optimizer, worker=worker, total_steps=total_steps)
+    store = SharedMemoryStore(state, config.optimizer, worker=worker, total_steps=config.runtime.total_steps)
     agent = Worker(config, store, make_env, worker=worker, restart=restart)
     reports: list[UpdateReport] = []
     sent = time.monotonic()
     try:
-        while not should_stop() and store.env_steps() < total_steps:
+        while not should_stop() and limit_reached(state, config.runtime) is None:
             reports.append(agent.update())
             if time.monotonic() - sent >= REPORT_SECONDS:
                 connection.send(reports)

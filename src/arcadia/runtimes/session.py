@@ -17,7 +17,7 @@ from arcadia.checkpoint import (
     restore,
     write_config,
 )
-from arcadia.config import TrainConfig, validate
+from arcadia.config import EnvConfig, TrainConfig, validate
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
@@ -28,7 +28,7 @@ from arcadia.runtimes.supervise import StopReason, StopSignals, Supervisor, Trai
 from arcadia.terminal import Display
 
 
-def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env, quiet: bool = False) -> TrainResult:
+def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> TrainResult:
     """Train a new agent and write its run directory.
 
     Args:
@@ -54,6 +54,7 @@ def resume(
     *,
     total_steps: int | None = None,
     total_minutes: float | None = None,
+    total_episodes: int | None = None,
     stop_score: float | None = None,
     num_workers: int | None = None,
     make_env: EnvFactory = make_vector_env,
@@ -71,6 +72,7 @@ def resume(
     changes = {
         "total_steps": total_steps,
         "total_minutes": total_minutes,
+        "total_episodes": total_episodes,
         "stop_score": stop_score,
         "num_workers": num_workers,
     }
@@ -93,11 +95,10 @@ def resume(
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Fill in what depends on the machine: workers, their environments, dtype and run directory."""
+    """Fill in what depends on the machine: workers, dtype and run directory."""
     runtime, cores = config.runtime, num_cores()
-    num_workers = runtime.num_workers or (min(cores, config.env.total_envs) if runtime.runtime == "hogwild" else 1)
-    num_envs = config.env.num_envs or split_envs(config.env.total_envs, num_workers)
-    config = dataclasses.replace(config, env=dataclasses.replace(config.env, num_envs=num_envs))
+    num_workers = runtime.num_workers or (default_workers(config.env) if runtime.runtime == "hogwild" else 1)
+    config = dataclasses.replace(config, runtime=dataclasses.replace(runtime, num_workers=num_workers))
     if runtime.runtime == "hogwild" and num_workers > cores:
         warnings.warn(
             f"{num_workers} workers share {cores} cores; one worker per core with more --num-envs is faster",
@@ -113,13 +114,13 @@ def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, dtype=dtype),
-        runtime=dataclasses.replace(runtime, num_workers=num_workers, run_dir=run_dir),
+        runtime=dataclasses.replace(config.runtime, run_dir=run_dir),
     )
 
 
-def split_envs(total_envs: int, num_workers: int) -> int:
-    """Return the environments of each worker that come nearest to `total_envs` together."""
-    return max(1, round(total_envs / num_workers))
+def default_workers(config: EnvConfig) -> int:
+    """Return one worker per core, but no more than there are environments to share."""
+    return num_cores() if config.num_envs else min(num_cores(), config.total_envs)
 
 
 def _session(
@@ -134,7 +135,7 @@ def _session(
     runtime = config.runtime
     title = (
         f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "
-        f"{runtime.runtime} worker(s) x {config.env.num_envs} envs, {config.model.dtype}, in {run}"
+        f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}, in {run}"
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
     with StopSignals() as signals, Display(title) as display:

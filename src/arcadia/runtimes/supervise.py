@@ -17,7 +17,7 @@ from arcadia.checkpoint import (
     save_periodic,
     take_checkpoint,
 )
-from arcadia.config import TrainConfig
+from arcadia.config import RuntimeConfig, TrainConfig
 from arcadia.evaluate import Evaluation, summarize
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
 from arcadia.models import ActorCritic, FlatParameters
@@ -69,6 +69,15 @@ class StopSignals:
         if self.number is not None:
             raise SystemExit(128 + number)
         self.number = number
+
+
+def limit_reached(state: SharedState, config: RuntimeConfig) -> Literal["total_steps", "total_episodes"] | None:
+    """Return which limit the counters have reached, if any."""
+    if state.counter(ENV_STEPS) >= config.total_steps:
+        return "total_steps"
+    if config.total_episodes is not None and state.counter(EPISODES) >= config.total_episodes:
+        return "total_episodes"
+    return None
 
 
 class Supervisor:
@@ -139,13 +148,19 @@ class Supervisor:
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Log an evaluation; keep its parameters if its sampled games are the best so far."""
         mode = "greedy" if evaluation.greedy else "sampled"
-        summary = summarize(evaluation.episodes)
         snapshot = evaluation.snapshot
+        where = f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps"
+        if not all(map(is_finite, evaluation.episodes)):
+            self._display.line(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
+            return
+        summary = summarize(evaluation.episodes)
         row = self._row("evaluation") | {
             "mode": mode,
             "env_steps": snapshot.env_steps,
             "frames": snapshot.frames,
             "updates": snapshot.updates,
+            "seconds": round(self.seconds - evaluation.seconds, 3),  # when the snapshot was taken
+            "evaluation_seconds": round(evaluation.seconds, 3),
             **summary,
         }
         self._metrics.write(row)
@@ -154,8 +169,7 @@ class Supervisor:
             self._best = evaluation.mean
             self._save_best(snapshot)
         self._display.line(
-            f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps, "
-            f"{summary['episodes']} {mode} games: mean {summary['mean']:.2f} "
+            f"{where}, {summary['episodes']} {mode} games: mean {summary['mean']:.2f} "
             f"(min {summary['min']:.0f}, max {summary['max']:.0f})" + (", best so far" if is_best else "")
         )
 
@@ -188,6 +202,8 @@ class Supervisor:
 
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
+        if reason == "failure" and self._skipped_updates:
+            self._display.line(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
         self._show()
         self.checkpoint()
@@ -231,11 +247,7 @@ class Supervisor:
             return "stop_score"
         if runtime.total_minutes is not None and self.seconds >= 60 * runtime.total_minutes:
             return "total_minutes"
-        if self._state.counter(ENV_STEPS) >= runtime.total_steps:
-            return "total_steps"
-        if runtime.total_episodes is not None and self._state.counter(EPISODES) >= runtime.total_episodes:
-            return "total_episodes"
-        return None
+        return limit_reached(self._state, runtime)
 
     def _write_metrics(self) -> None:
         figures = self._figures.flush()
@@ -278,12 +290,16 @@ class Supervisor:
         if runtime.total_minutes is not None:
             limit = max(0.0, 60 * runtime.total_minutes - self.seconds)
             left = limit if left is None else min(left, limit)
+        episodes = self._state.counter(EPISODES)
+        if runtime.total_episodes is not None and episodes:
+            limit = self.seconds * max(0, runtime.total_episodes - episodes) / episodes
+            left = limit if left is None else min(left, limit)
         self._display.update(
             Progress(
                 env_steps=env_steps,
                 frames=self._state.counter(FRAMES),
                 updates=self._state.counter(UPDATES),
-                episodes=self._state.counter(EPISODES),
+                episodes=episodes,
                 steps_per_s=rate,
                 mean_return=self._figures.mean_return,
                 num_returns=len(self._figures.returns),
