@@ -98,6 +98,17 @@ def test_protocol_of_every_recipe_on_every_game(recipe: str, game: str) -> None:
     assert spec.num_actions == NUM_ACTIONS[title] - (recipe == "towers-24")
 
 
+def test_every_deviation_of_a_recipe_is_on_its_page() -> None:
+    def words(text: str) -> str:
+        return " ".join(text.replace("`", "").lower().split())
+
+    folder = Path(__file__).parent.parent / "docs" / "systems"
+    pages = words(" ".join(page.read_text() for page in folder.glob("*.md")))
+    for name, recipe in RECIPES.items():
+        for deviation in recipe.deviations if not name.startswith("a3c") else ():
+            assert words(deviation) in pages, name
+
+
 def test_recipes_are_plain_data() -> None:
     for name, recipe in RECIPES.items():
         assert recipe.config.recipe == name

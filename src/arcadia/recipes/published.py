@@ -19,6 +19,7 @@ _BATCHED = (
     "workers; its loss is summed over T and averaged over them: fewer, larger updates"
 )
 _TIME_LIMITS = "time limits bootstrap from the value of the last state instead of counting as the end of the game"
+_ORTHOGONAL = "layers start orthogonal: the source is silent"
 
 _A3C = TrainConfig(
     recipe="a3c-ff",
@@ -55,8 +56,12 @@ _WRAPPERS_GAMES = tuple(
 _WRAPPERS_DEVIATIONS = (
     _BATCHED,
     _TIME_LIMITS,
-    "the network is the A3C paper's: the source shows a picture of its own without sizes",
+    _ORTHOGONAL,
+    "the network is the A3C paper's (convolutions 16 8x8/4 and 32 4x4/2, 256 units): the source shows a picture without "
+    "sizes",
     "gradient norm 50: the source is silent, pytorch-a3c, which it built on, clips there",
+    "the value coefficient 0.5 weighs the squared error itself: the source does not say whether it halves it",
+    "workers draw from independent streams of one seed instead of the seeds 1 + rank",
     "a lost life goes on without a no-op step in between: nothing depends on it",
     "grey before the maximum of two frames, not after: ale-py's native environment works so",
 )
@@ -74,8 +79,12 @@ _GRU_PROTOCOL = "the validator plays greedily with the newest parameters, an epi
 _GRU_DEVIATIONS = (
     _BATCHED,
     _TIME_LIMITS,
-    "ids, learning rate, gamma, entropy, gradient norm, kernels and widths are ours: the source does not give them",
+    _ORTHOGONAL,
+    "chosen by us, because the source does not give them: the ids, kernels (8x8/4, 4x4/2, 3x3/2), a third convolution of "
+    "32 channels, 256 units before and in the GRU, learning rate 5e-4, gamma 0.99, entropy 0.01, value coefficient 0.5, "
+    "gradient norm 40",
     "lost lives end the return and rewards are clipped to their sign, as in the A3C paper: the source is silent",
+    "no-op starts, and FIRE at a game's start: the source is silent",
     "evaluation plays whole batches of games, greedy and sampled, for a mean with an interval",
 )
 
@@ -244,6 +253,9 @@ PUBLISHED: dict[str, Recipe] = {
         config=_TOWERS,
         deviations=(
             _BATCHED,
+            _TIME_LIMITS,
+            _ORTHOGONAL,
+            "frames of BreakoutDeterministic-v4 are the maximum of the last 2, as ale-py's native environment takes it",
             "a forced FIRE stays in the returns but is masked from policy and entropy losses: it is not the policy's "
             "action",
             "the learning rate falls with the episodes of all workers: the source evaluated its schedule once",
@@ -295,8 +307,8 @@ PUBLISHED: dict[str, Recipe] = {
         protocol="32 workers; means of 100 episodes of at most 10,000 steps with the greedy policy, best single games "
         "in brackets",
         reported="SpaceInvaders-v0 5,808 +- 337 (13,380), -v3 6,945 (20,440), Deterministic-v3 79,060 +- 5,827 "
-        "(167,330); Breakout-v0 739 +- 18 (864), -v3 860 +- 2 (864); Pong-v0 20.96, Deterministic-v3 21.00; "
-        "BeamRider-v0 8,441 (13,130); MsPacman-v0 6,323 (10,181); Seaquest-v0 54,204 (88,840)",
+        "(167,330, ended by the time limit); Breakout-v0 739 +- 18 (864), -v3 860 +- 2 (864); Pong-v0 20.96, Deterministic-v3 21.00; "
+        "BeamRider-v0 8,441 (13,130); MsPacman-v0 6,323 (10,181); Seaquest-v0 54,204 (88,840), -v4 999,999",
         games=tuple(
             game + form for game in _A3G_GAMES for form in ("-v0", "-v3", "Deterministic-v3", "NoFrameskip-v4")
         ),
@@ -304,9 +316,11 @@ PUBLISHED: dict[str, Recipe] = {
         deviations=(
             _BATCHED,
             _TIME_LIMITS,
-            "the maximum over the last 2 frames instead of 3: ale-py's native environment takes 2",
+            "the maximum over the last 2 frames instead of 3, as ale-py's native environment takes it, and none for ids "
+            "with a random frame skip",
             "the normaliser's averages are shared by all workers, held for a rollout and floored at a standard "
-            "deviation of 5 of 255: acting and learning see the same inputs",
+            "deviation of 5 of 255, and its output is clipped at 20: acting and learning see the same inputs",
+            "with --gae-lambda below 1 (the charts' 0.92) the critic learns lambda-returns, not n-step returns",
             "forced actions at a start are masked from policy and entropy losses: they are not the policy's",
             "gradients are clipped to norm 40, as in the A3C paper: without a clip one bad rollout ruins a run",
             "the best model is chosen by the mean of several sampled episodes: the source kept one lucky game",
