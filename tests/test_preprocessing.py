@@ -57,9 +57,17 @@ def _plain(recipe: str, **settings: object) -> EnvConfig:
     return EnvConfig(**config | {"noop_max": 1, "forced_actions": (), "fire_on_reset": False} | settings)
 
 
-def _assert_equal(frame: np.ndarray, expected: np.ndarray, num_roundings: int) -> None:
-    """Compare levels of 0..255 with exact ones, up to that many roundings to whole levels."""
-    assert np.abs(frame - expected).max() <= 0.5 * num_roundings + 1e-3
+def _round(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole levels, and where they are not certain: halfway between two, whose rounding is anybody's choice."""
+    return np.floor(levels + 0.5), np.abs(levels - np.floor(levels) - 0.5) < 1e-2
+
+
+def _assert_equal(frame: np.ndarray, expected: np.ndarray, is_uncertain: np.ndarray) -> None:
+    """Assert equal levels of 0..255; uncertain ones, which are few, may differ by 1."""
+    assert is_uncertain.mean() < 0.1
+    difference = np.abs(frame - expected)
+    assert difference[~is_uncertain].max() == 0
+    assert difference.max() <= 1
 
 
 @pytest.mark.parametrize("skip", [NATIVE, SCALAR])
@@ -71,7 +79,7 @@ def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip:
     for frame, pictures in zip(seen, _raw(game, actions), strict=True):
         grey = [grey for _, grey in pictures]
         picture = np.maximum(*grey) if skip == NATIVE else grey[-1]
-        _assert_equal(frame[0], _area(picture, (84, 84)), num_roundings=1)
+        _assert_equal(frame[0], *_round(_area(picture, (84, 84))))
 
 
 @pytest.mark.parametrize("skip", [NATIVE, SCALAR])
@@ -88,8 +96,9 @@ def test_a3g_frames_are_cropped_then_resized_then_grey(
     for frame, pictures in zip(seen, _raw(game, actions), strict=True):
         rgb = [rgb for rgb, _ in pictures]
         picture = np.maximum(*rgb) if skip == NATIVE else rgb[-1]
-        expected = _area(picture[rows[0] : rows[1]], (80, 80)) @ [0.299, 0.587, 0.114]
-        _assert_equal(frame[0], expected, num_roundings=2)
+        colors, uncertain_colors = _round(_area(picture[rows[0] : rows[1]], (80, 80)))
+        expected, is_uncertain = _round(colors @ [0.299, 0.587, 0.114])
+        _assert_equal(frame[0], expected, is_uncertain | uncertain_colors.any(-1))
 
 
 @pytest.mark.parametrize("skip", [NATIVE, SCALAR])
@@ -105,4 +114,4 @@ def test_gru_frames_are_the_cropped_colours_themselves(recipe: str, stack: int, 
         frame = picture[35:195].transpose(2, 0, 1)
         expected = [*(expected or [frame] * stack)[1:], frame]
         assert observation.shape == (3 * stack, 160, 160)
-        _assert_equal(observation, np.concatenate(expected), num_roundings=0)
+        assert (observation == np.concatenate(expected)).all()

@@ -71,7 +71,7 @@ _GRU = TrainConfig(
     env=EnvConfig(total_envs=8, frame_size=(160, 160), frame_stack=1, color=True, crop="rows", crop_rows=(35, 195)),
     model=ModelConfig(torso="narrow_8", core="gru", core_size=256, normalization="scale"),
     loss=_LOSS,
-    optimizer=OptimizerConfig(optimizer="adam", lr=5e-4, schedule="constant", epsilon=1e-8),
+    optimizer=OptimizerConfig(optimizer="adam", lr=2e-4, schedule="constant", epsilon=1e-8),
     runtime=RuntimeConfig(num_steps=(30,), total_steps=20_000_000),
 )
 _GRU_SOURCE = "an A3C with a GRU on cropped colour frames, 8 processes and a validator"
@@ -81,7 +81,7 @@ _GRU_DEVIATIONS = (
     _TIME_LIMITS,
     _ORTHOGONAL,
     "chosen by us, because the source does not give them: the ids, kernels (8x8/4, 4x4/2, 3x3/2), a third convolution of "
-    "32 channels, 256 units before and in the GRU, learning rate 5e-4, gamma 0.99, entropy 0.01, value coefficient 0.5, "
+    "32 channels, 256 units before and in the GRU, learning rate 2e-4, gamma 0.99, entropy 0.01, value coefficient 0.5, "
     "gradient norm 40",
     "lost lives end the return and rewards are clipped to their sign, as in the A3C paper: the source is silent",
     "no-op starts, and FIRE at a game's start: the source is silent",
@@ -100,7 +100,7 @@ _TOWERS = TrainConfig(
         terminal_on_life_loss=False,
         refill_on_life_loss=True,
     ),
-    model=ModelConfig(torso="nature_2", towers="separate", normalization="scale"),
+    model=ModelConfig(torso="nature_2", towers="separate"),
     loss=replace(_LOSS, value_coefficient=0.25),
     optimizer=OptimizerConfig(optimizer="adam", lr=1e-3, schedule="log_episodes", epsilon=1e-8),
     runtime=RuntimeConfig(num_steps=(20,), total_steps=100_000_000, total_episodes=10_000, checkpoint_seconds=600.0),
@@ -255,6 +255,8 @@ PUBLISHED: dict[str, Recipe] = {
             _BATCHED,
             _TIME_LIMITS,
             _ORTHOGONAL,
+            "pixels are normalised by running statistics instead of divided by 255: at a learning rate of 1e-3 the ReLU "
+            "units died in the first updates, and Pong was not learned",
             "frames of BreakoutDeterministic-v4 are the maximum of the last 2, as ale-py's native environment takes it",
             "a forced FIRE stays in the returns but is masked from policy and entropy losses: it is not the policy's "
             "action",
