@@ -17,6 +17,7 @@ LAYERS = (
     ("distributions",),
     ("types",),
     ("config",),
+    ("validation",),
     ("envs",),
     ("models", "returns", "optimizers", "schedules", "recipes", "terminal"),
     ("rollout", "loss", "metrics"),

@@ -29,12 +29,13 @@ from arcadia.checkpoint import (
     save_periodic,
     take_checkpoint,
 )
-from arcadia.config import OptimizerConfig, TrainConfig, config_from_dict
+from arcadia.config import OptimizerConfig, TrainConfig
 from arcadia.evaluate import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
 from arcadia.runtimes import resume, train
 from arcadia.types import UserError
+from arcadia.validation import config_from_dict
 
 P, W, K = 7, 3, 5  # parameters, workers, statistics
 

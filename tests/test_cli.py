@@ -125,7 +125,8 @@ def assert_panel(ended: Ended, *named: object) -> None:
         (["CartPole-v1", "--torso", "a3c"], ["a3c", "--torso mlp"]),
         (["pong", "--frame-size", "10", "10"], ["(4, 10, 10)", "too small", "--torso"]),
         (["pong", "--crop-rows", "210", "250"], ["crop_rows", "below 210", "got 210 250"]),
-        (["MountainCarContinuous-v0"], ["action space", "discrete"]),
+        (["Pendulum-v1", *TINY, "--initial-std", "0"], ["initial_std must be > 0", "got 0"]),
+        (["Pendulum-v1", *TINY, "--reward-floor", "nan"], ["reward_floor", "got nan"]),
     ],
     ids=lambda value: " ".join(word for word in value if word not in TINY) or "nothing",
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
-from arcadia.config import TrainConfig, config_from_dict, validate
+from arcadia.config import TrainConfig
 from arcadia.envs import spec_of
 from arcadia.envs.factory import find
 from arcadia.envs.names import AtariName
@@ -21,6 +21,7 @@ from arcadia.parameters import UPDATES
 from arcadia.recipes import RECIPES
 from arcadia.runtimes import train
 from arcadia.types import Rollout
+from arcadia.validation import config_from_dict, validate
 
 SHAPES = {
     "wrappers-12": (1, 84, 84),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcadia.returns import gae, n_step_returns
+from arcadia.returns import discounted_sums, gae, n_step_returns
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B = 5, 3
@@ -188,3 +188,13 @@ def test_wrong_shapes_are_refused_by_name(compute, position: int, shape: tuple[i
     arguments[position] = torch.zeros(shape)
     with pytest.raises(ValueError, match=message):
         compute(*arguments)
+
+
+def test_discounted_sums_against_a_hand_calculation() -> None:
+    """Two environments, gamma 0.5; the first one's episode ends with row 1."""
+    reward = torch.tensor([[1.0, 8.0], [2.0, 0.0], [4.0, 0.0]])
+    trace = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    out = torch.empty(3, 2)
+    carried = discounted_sums(reward, torch.tensor([10.0, 0.0]), trace, 0.5, out=out)
+    assert out.tolist() == [[11.0, 8.0], [7.5, 4.0], [4.0, 2.0]]
+    assert carried.tolist() == [2.0, 1.0]

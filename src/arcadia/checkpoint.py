@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import arcadia
-from arcadia.config import TrainConfig, config_from_dict
+from arcadia.config import TrainConfig
 from arcadia.parameters import ENV_STEPS, SharedState
 from arcadia.types import UserError
+from arcadia.validation import config_from_dict
 
 CHECKPOINTS_KEPT = 3
 

@@ -2,12 +2,13 @@
 
 import json
 
-from arcadia.recipes.published import PUBLISHED
+from arcadia.recipes.published_atari import ATARI
+from arcadia.recipes.published_control import CONTROL
 from arcadia.recipes.recipe import Recipe
 from arcadia.recipes.tuned import TUNED
 from arcadia.types import UserError
 
-RECIPES: dict[str, Recipe] = TUNED | PUBLISHED
+RECIPES: dict[str, Recipe] = TUNED | ATARI | CONTROL
 
 __all__ = ["RECIPES", "Recipe", "describe", "overview", "recipe"]
 

@@ -17,7 +17,7 @@ from arcadia.checkpoint import (
     restore,
     write_config,
 )
-from arcadia.config import EnvConfig, TrainConfig, validate
+from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
@@ -26,6 +26,7 @@ from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.supervise import StopReason, StopSignals, Supervisor, TrainResult
 from arcadia.terminal import Display
+from arcadia.validation import validate
 
 
 def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> TrainResult:

@@ -1,12 +1,14 @@
-"""Published A3C systems as recipes. Where a source is silent: the code it says it built on, then the A3C paper."""
+"""Published A3C systems on Atari as recipes.
 
-import math
+Where a source is silent: the code it says it built on, then the A3C paper.
+"""
+
 from dataclasses import replace
 
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
 from arcadia.recipes.recipe import Recipe
 
-_LOSS = LossConfig(
+A3C_LOSS = LossConfig(
     gamma=0.99,
     advantage="n_step",
     value_coefficient=0.5,
@@ -14,18 +16,18 @@ _LOSS = LossConfig(
     reduction="sum_over_steps",
     max_grad_norm=40.0,
 )
-_BATCHED = (
+BATCHED = (
     "one worker per core holds several environments, so that workers x environments is about the source's count of "
     "workers; its loss is summed over T and averaged over them: fewer, larger updates"
 )
-_TIME_LIMITS = "time limits bootstrap from the value of the last state instead of counting as the end of the game"
+TIME_LIMITS = "time limits bootstrap from the value of the last state instead of counting as the end of the game"
 _ORTHOGONAL = "layers start orthogonal: the source is silent"
 
 _A3C = TrainConfig(
     recipe="a3c-ff",
     env=EnvConfig(num_envs=8),
     model=ModelConfig(torso="a3c", normalization="scale"),
-    loss=_LOSS,
+    loss=A3C_LOSS,
     optimizer=OptimizerConfig(optimizer="rmsprop", lr=7e-4, schedule="linear", epsilon=0.1, alpha=0.99),
     runtime=RuntimeConfig(num_steps=(5,), total_steps=80_000_000),
 )
@@ -44,7 +46,7 @@ _WRAPPERS = TrainConfig(
     recipe="wrappers-12",
     env=EnvConfig(total_envs=12, frame_stack=1, noop_max=30, fire_on_reset=False),
     model=ModelConfig(torso="a3c", normalization="scale"),
-    loss=replace(_LOSS, max_grad_norm=50.0),
+    loss=replace(A3C_LOSS, max_grad_norm=50.0),
     optimizer=OptimizerConfig(optimizer="adam", lr=1e-4, schedule="constant", epsilon=1e-8),
     runtime=RuntimeConfig(num_steps=(20,), total_steps=5_000_000),
 )
@@ -54,11 +56,11 @@ _WRAPPERS_GAMES = tuple(
     f"{game}NoFrameskip-v4" for game in ("Pong", "Breakout", "SpaceInvaders", "Boxing", "IceHockey")
 )
 _WRAPPERS_DEVIATIONS = (
-    _BATCHED,
-    _TIME_LIMITS,
+    BATCHED,
+    TIME_LIMITS,
     _ORTHOGONAL,
-    "the network is the A3C paper's (convolutions 16 8x8/4 and 32 4x4/2, 256 units): the source shows a picture without "
-    "sizes",
+    "the network is the A3C paper's (convolutions 16 8x8/4 and 32 4x4/2, 256 units): the source shows a picture "
+    "without sizes",
     "gradient norm 50: the source is silent, pytorch-a3c, which it built on, clips there",
     "the value coefficient 0.5 weighs the squared error itself: the source does not say whether it halves it",
     "workers draw from independent streams of one seed instead of the seeds 1 + rank",
@@ -70,19 +72,19 @@ _GRU = TrainConfig(
     recipe="gru-160",
     env=EnvConfig(total_envs=8, frame_size=(160, 160), frame_stack=1, color=True, crop="rows", crop_rows=(35, 195)),
     model=ModelConfig(torso="narrow_8", core="gru", core_size=256, normalization="scale"),
-    loss=_LOSS,
+    loss=A3C_LOSS,
     optimizer=OptimizerConfig(optimizer="adam", lr=2e-4, schedule="constant", epsilon=1e-8),
     runtime=RuntimeConfig(num_steps=(30,), total_steps=20_000_000),
 )
 _GRU_SOURCE = "an A3C with a GRU on cropped colour frames, 8 processes and a validator"
 _GRU_PROTOCOL = "the validator plays greedily with the newest parameters, an episode at a time"
 _GRU_DEVIATIONS = (
-    _BATCHED,
-    _TIME_LIMITS,
+    BATCHED,
+    TIME_LIMITS,
     _ORTHOGONAL,
-    "chosen by us, because the source does not give them: the ids, kernels (8x8/4, 4x4/2, 3x3/2), a third convolution of "
-    "32 channels, 256 units before and in the GRU, learning rate 2e-4, gamma 0.99, entropy 0.01, value coefficient 0.5, "
-    "gradient norm 40",
+    "chosen by us, because the source does not give them: the ids, kernels (8x8/4, 4x4/2, 3x3/2), a third convolution "
+    "of 32 channels, 256 units before and in the GRU, learning rate 2e-4, gamma 0.99, entropy 0.01, value coefficient "
+    "0.5, gradient norm 40",
     "lost lives end the return and rewards are clipped to their sign, as in the A3C paper: the source is silent",
     "no-op starts, and FIRE at a game's start: the source is silent",
     "evaluation plays whole batches of games, greedy and sampled, for a mean with an interval",
@@ -101,7 +103,7 @@ _TOWERS = TrainConfig(
         refill_on_life_loss=True,
     ),
     model=ModelConfig(torso="nature_2", towers="separate"),
-    loss=replace(_LOSS, value_coefficient=0.25),
+    loss=replace(A3C_LOSS, value_coefficient=0.25),
     optimizer=OptimizerConfig(optimizer="adam", lr=1e-3, schedule="log_episodes", epsilon=1e-8),
     runtime=RuntimeConfig(num_steps=(20,), total_steps=100_000_000, total_episodes=10_000, checkpoint_seconds=600.0),
 )
@@ -126,57 +128,12 @@ _A3G = TrainConfig(
         reset_on_life_loss=True,
         normalization="scalar",
     ),
-    loss=replace(_LOSS, advantage="gae", gae_lambda=1.0, value_coefficient=0.25),
+    loss=replace(A3C_LOSS, advantage="gae", gae_lambda=1.0, value_coefficient=0.25),
     optimizer=OptimizerConfig(optimizer="adam", lr=1e-4, schedule="constant", epsilon=1e-3),
     runtime=RuntimeConfig(num_steps=(20,), total_steps=80_000_000),
 )
 
-_SWINGUP_ID = "InvertedPendulumSwingupBulletEnv-v0"
-_SWINGUP = TrainConfig(
-    env=EnvConfig(env=_SWINGUP_ID, num_envs=1, clip_rewards=False),
-    model=ModelConfig(
-        torso="mlp",
-        hidden_sizes=(512, 256),
-        activation="relu",
-        policy="gaussian",
-        mean="clamped_tanh",
-        std="state",
-        initial_std=math.log(2),
-        normalization="none",
-    ),
-    loss=replace(_LOSS, gamma=0.95, value_coefficient=0.25),
-    optimizer=OptimizerConfig(optimizer="adam", lr=4e-4, schedule="constant", beta1=0.95, epsilon=1e-8),
-    runtime=RuntimeConfig(total_steps=3_000_000, total_episodes=3000),
-)
-
-
-def _swingup(num_steps: int, reported: str) -> Recipe:
-    """Return the swing-up system with rollouts of this length."""
-    name = f"swingup-{num_steps}step"
-    return Recipe(
-        description=f"inverted pendulum swing-up, {num_steps}-step returns, as published",
-        source="an A3C with continuous actions on PyBullet's inverted pendulum swing-up",
-        protocol="3,000 episodes; a separate process plays on; solved (1) when its mean score passes 400",
-        reported=reported,
-        games=(_SWINGUP_ID,),
-        config=replace(
-            _SWINGUP,
-            recipe=name,
-            optimizer=replace(_SWINGUP.optimizer, lr=3e-5 if num_steps < 3 else 4e-4),
-            runtime=replace(_SWINGUP.runtime, num_steps=(num_steps,)),
-        ),
-        deviations=(
-            "the layers are the source's code (512, 256), not its text (256, 128)",
-            "gradients are clipped to norm 40, as in the A3C paper: the source is silent",
-            "a rollout goes on over the end of an episode, whose last steps are learned from with it",
-            _TIME_LIMITS,
-            "local parameters never overwrite the shared ones, and the entropy is that of the Gaussian (the source put "
-            "the standard deviation where the variance belongs)",
-        ),
-    )
-
-
-PUBLISHED: dict[str, Recipe] = {
+ATARI: dict[str, Recipe] = {
     "a3c-ff": Recipe(
         description="A3C feed-forward, as published",
         source=_A3C_SOURCE,
@@ -252,11 +209,11 @@ PUBLISHED: dict[str, Recipe] = {
         games=("BreakoutDeterministic-v4", "SpaceInvaders-v0", "Pong-v0", "Assault-v0", "BeamRider-v0"),
         config=_TOWERS,
         deviations=(
-            _BATCHED,
-            _TIME_LIMITS,
+            BATCHED,
+            TIME_LIMITS,
             _ORTHOGONAL,
-            "pixels are normalised by running statistics instead of divided by 255: at a learning rate of 1e-3 the ReLU "
-            "units died in the first updates, and Pong was not learned",
+            "pixels are normalised by running statistics instead of divided by 255: at a learning rate of 1e-3 the "
+            "ReLU units died in the first updates, and Pong was not learned",
             "frames of BreakoutDeterministic-v4 are the maximum of the last 2, as ale-py's native environment takes it",
             "a forced FIRE stays in the returns but is masked from policy and entropy losses: it is not the policy's "
             "action",
@@ -266,60 +223,24 @@ PUBLISHED: dict[str, Recipe] = {
             "no action at random where the policy is not finite: the gradient is skipped, counted and reported",
         ),
     ),
-    "swingup-1step": _swingup(1, "solved (1) after 672 to 3,594 s over all its settings"),
-    "swingup-8step": _swingup(8, "mean score 624.7 after 1,471 s"),
-    "swingup-16step": _swingup(16, "mean score above 400, unfinished"),
-    "biped-hardcore": Recipe(
-        description="BipedalWalkerHardcore with an LSTM (a3c_continuous)",
-        source="a3c_continuous, the sister of rl_a3c_pytorch",
-        protocol="18 workers",
-        reported="mean of 100 episodes at least 300",
-        games=("BipedalWalkerHardcore-v3",),
-        config=TrainConfig(
-            recipe="biped-hardcore",
-            env=EnvConfig(
-                env="BipedalWalkerHardcore-v3", total_envs=18, clip_rewards=False, reward_scale=1.5, reward_floor=-20.0
-            ),
-            model=ModelConfig(
-                torso="mlp",
-                hidden_sizes=(320, 160),
-                activation="leaky_relu",
-                core="lstm",
-                core_size=160,
-                policy="gaussian",
-                std="state",
-                initial_std=math.log(2),
-                initialization="xavier",
-                normalization_steps=10**12,
-            ),
-            loss=replace(_LOSS, gamma=0.98, advantage="gae", gae_lambda=0.8),
-            optimizer=OptimizerConfig(optimizer="amsgrad", lr=1e-4, schedule="constant", epsilon=1e-8),
-            runtime=RuntimeConfig(num_steps=(20,), total_steps=100_000_000),
-        ),
-        deviations=(
-            _BATCHED,
-            _TIME_LIMITS,
-            "the mean of the Gaussian is linear, and entropy 0.01, value 0.5 and gradient norm 40 are those of the A3C "
-            "paper's re-implementations",
-        ),
-    ),
     "a3g-lstm": Recipe(
         description="A3C-LSTM of rl_a3c_pytorch (A3G on a CPU): cropped grey frame, max-pooling, LSTM of 512",
         source="rl_a3c_pytorch",
         protocol="32 workers; means of 100 episodes of at most 10,000 steps with the greedy policy, best single games "
         "in brackets",
         reported="SpaceInvaders-v0 5,808 +- 337 (13,380), -v3 6,945 (20,440), Deterministic-v3 79,060 +- 5,827 "
-        "(167,330, ended by the time limit); Breakout-v0 739 +- 18 (864), -v3 860 +- 2 (864); Pong-v0 20.96, Deterministic-v3 21.00; "
-        "BeamRider-v0 8,441 (13,130); MsPacman-v0 6,323 (10,181); Seaquest-v0 54,204 (88,840), -v4 999,999",
+        "(167,330, ended by the time limit); Breakout-v0 739 +- 18 (864), -v3 860 +- 2 (864); Pong-v0 20.96, "
+        "Deterministic-v3 21.00; BeamRider-v0 8,441 (13,130); MsPacman-v0 6,323 (10,181); Seaquest-v0 54,204 "
+        "(88,840), -v4 999,999",
         games=tuple(
             game + form for game in _A3G_GAMES for form in ("-v0", "-v3", "Deterministic-v3", "NoFrameskip-v4")
         ),
         config=_A3G,
         deviations=(
-            _BATCHED,
-            _TIME_LIMITS,
-            "the maximum over the last 2 frames instead of 3, as ale-py's native environment takes it, and none for ids "
-            "with a random frame skip",
+            BATCHED,
+            TIME_LIMITS,
+            "the maximum over the last 2 frames instead of 3, as ale-py's native environment takes it, and none for "
+            "ids with a random frame skip",
             "the normaliser's averages are shared by all workers, held for a rollout and floored at a standard "
             "deviation of 5 of 255, and its output is clipped at 20: acting and learning see the same inputs",
             "with --gae-lambda below 1 (the charts' 0.92) the critic learns lambda-returns, not n-step returns",
