@@ -379,6 +379,20 @@ def test_options_replace_the_recipes_settings_and_no_others(arcadia, tmp_path):
     assert config.runtime.num_workers == 1
 
 
+def test_rollout_lengths_of_each_worker_and_an_end_in_episodes(arcadia, tmp_path):
+    run = tmp_path / "run"
+    options = [*TINY, "--total-steps", 100_000, "--num-workers", 2, "--num-steps", 4, 8, "--total-episodes", 9]
+    ended = arcadia("train", "CartPole-v1", *options, "--run-dir", run)
+    assert ended.code == 0, ended
+    assert "total_episodes reached" in ended.out
+    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    assert (rows[-1]["num_steps_worker_0"], rows[-1]["num_steps_worker_1"]) == (4, 8)
+    resumed = arcadia("resume", run, "--total-episodes", 14)
+    assert "total_episodes reached" in resumed.out
+    episodes = [row for row in read_metrics(run) if row["kind"] == "episode"]
+    assert 14 <= len(episodes) <= 14 + 2 * 3
+
+
 def test_a_run_directory_holds_what_others_script_against(finished_run):
     assert {"config.json", "metrics.jsonl", "checkpoints", "best", "tensorboard"} <= set(os.listdir(finished_run))
     *episodes, row = read_metrics(finished_run)
