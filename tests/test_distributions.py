@@ -137,7 +137,7 @@ def _policy(model: ActorCritic, observation: Tensor) -> DiagonalGaussian | Squas
     list(product(["gaussian", "squashed"], ["state", "free"], ["linear", "clamped_tanh"], ["orthogonal", "xavier"])),
 )
 def test_policy_starts_at_the_initial_std_in_the_middle_of_the_bounds(policy, std, mean, initialization) -> None:
-    model = _model(policy=policy, std=std, mean=mean, initialization=initialization, initial_std=0.6)
+    model = _model(policy=policy, action_std=std, action_mean=mean, initialization=initialization, initial_std=0.6)
     output = _policy(model, torch.randn(7, N, 4))
     assert isinstance(output, SquashedGaussian if policy == "squashed" else DiagonalGaussian)
     torch.testing.assert_close(output.std, torch.full_like(output.std, 0.6), atol=0.05, rtol=0)
@@ -147,7 +147,7 @@ def test_policy_starts_at_the_initial_std_in_the_middle_of_the_bounds(policy, st
 def test_std_depends_on_the_state_or_on_nothing() -> None:
     observation = torch.randn(7, N, 4)
     for kind in ("state", "free"):
-        model = _model(std=kind)
+        model = _model(action_std=kind)
         with torch.no_grad():
             for parameter in model.policy.parameters():
                 parameter.mul_(50).add_(0.01)
@@ -157,7 +157,7 @@ def test_std_depends_on_the_state_or_on_nothing() -> None:
 
 
 def test_clamped_tanh_is_twice_the_tanh_between_the_bounds() -> None:
-    linear, clamped = _model(mean="linear"), _model(mean="clamped_tanh")
+    linear, clamped = _model(action_mean="linear"), _model(action_mean="clamped_tanh")
     for model in (linear, clamped):
         with torch.no_grad():
             model.policy.linear.weight.mul_(100)

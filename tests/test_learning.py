@@ -152,10 +152,10 @@ def test_a_pendulum_that_cannot_fall_is_worth_an_endless_return(tmp_path):
 @pytest.mark.parametrize(
     "policy",
     [
-        {"policy": "gaussian", "std": "free"},
-        {"policy": "gaussian", "std": "state", "mean": "clamped_tanh"},
-        {"policy": "squashed", "std": "free"},
-        {"policy": "squashed", "std": "state"},
+        {"policy": "gaussian", "action_std": "free"},
+        {"policy": "gaussian", "action_std": "state", "action_mean": "clamped_tanh"},
+        {"policy": "squashed", "action_std": "free"},
+        {"policy": "squashed", "action_std": "state"},
     ],
     ids=lambda policy: "-".join(policy.values()),
 )

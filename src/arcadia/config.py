@@ -67,9 +67,9 @@ class ModelConfig:
     """Torso and core: one for actor and critic, or one each (and gradients clipped for each by itself)."""
     policy: Literal["gaussian", "squashed"] = "gaussian"
     """Continuous actions: a diagonal Gaussian, clipped to the action's bounds by the environment, or its tanh."""
-    mean: Literal["linear", "clamped_tanh"] = "linear"
+    action_mean: Literal["linear", "clamped_tanh"] = "linear"
     """Mean of a Gaussian policy: a linear layer, or 2 tanh of it clamped to [-1, 1]."""
-    std: Literal["state", "free"] = "free"
+    action_std: Literal["state", "free"] = "free"
     """Standard deviation of a Gaussian policy: softplus of a linear layer, or one learned number per dimension."""
     initial_std: float = 1.0
     """Standard deviation of a Gaussian policy at the start (the action's bounds are -1 and 1)."""

@@ -36,11 +36,11 @@ class GaussianHead(nn.Module):
 
     def __init__(self, in_size: int, num_actions: int, config: ModelConfig) -> None:
         super().__init__()
-        self._is_squashed, self._is_clamped = config.policy == "squashed", config.mean == "clamped_tanh"
+        self._is_squashed, self._is_clamped = config.policy == "squashed", config.action_mean == "clamped_tanh"
         self.linear = nn.Linear(in_size, num_actions)
         orthogonal(self.linear, HEAD_GAIN)
         self.log_std: nn.Parameter | None = None
-        if config.std == "free":
+        if config.action_std == "free":
             self.log_std = nn.Parameter(torch.full((num_actions,), math.log(config.initial_std)))
         else:
             self.std = nn.Linear(in_size, num_actions)

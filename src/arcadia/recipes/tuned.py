@@ -73,7 +73,7 @@ TUNED: dict[str, Recipe] = {
                 clip_range=0.2,
             ),
             optimizer=OptimizerConfig(lr=3e-4, schedule="linear"),
-            runtime=RuntimeConfig(num_steps=(128,), total_steps=4_000_000),
+            runtime=RuntimeConfig(num_steps=(128,), total_steps=6_000_000),
         ),
     ),
 }
