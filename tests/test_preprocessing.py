@@ -64,7 +64,7 @@ def _round(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _assert_equal(frame: np.ndarray, expected: np.ndarray, is_uncertain: np.ndarray) -> None:
     """Assert equal levels of 0..255; uncertain ones, which are few, may differ by 1."""
-    assert is_uncertain.mean() < 0.1
+    assert is_uncertain.mean() < 0.2
     difference = np.abs(frame - expected)
     assert difference[~is_uncertain].max() == 0
     assert difference.max() <= 1
