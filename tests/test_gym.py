@@ -10,7 +10,7 @@ import pytest
 
 from arcadia.config import EnvConfig
 from arcadia.envs import EnvSpec, make_vector_env, spec_of
-from arcadia.envs.gym import GymVectorEnv, to_bounds
+from arcadia.envs.gym import ActionRescaler, GymVectorEnv
 from arcadia.types import Timestep, UserError
 
 B = 3
@@ -178,7 +178,7 @@ def test_actions_are_scaled_to_each_dimensions_bounds() -> None:
     space = gymnasium.spaces.Box(low, high)
     actions = np.array([[-1, -1, -50, -3], [0, 0, 0.5, 0.5], [1, 1, 50, 3], [-9, 9, 7, 7]], np.float32)
     expected = [[0, -4, -50, -3], [5, -3, 0.5, 0.5], [10, -2, 50, 3], [0, -2, 7, 7]]
-    scaled = to_bounds(actions, space)
+    scaled = ActionRescaler(space)(actions)
     assert scaled.dtype == np.float32
     assert scaled.tolist() == expected
 

@@ -1,7 +1,8 @@
 """Action distributions: what the output of a policy head means."""
 
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Categorical(NamedTuple):
         return self.logits.softmax(-1).amax(-1)
 
     def is_finite(self) -> bool:
-        return bool(self.logits.isfinite().all())
+        return math.isfinite(self.logits.sum())
 
 
 class DiagonalGaussian(NamedTuple):
@@ -85,7 +86,7 @@ class DiagonalGaussian(NamedTuple):
         return None
 
     def is_finite(self) -> bool:
-        return bool(self.mean.isfinite().all() and self.std.isfinite().all())
+        return math.isfinite(self.mean.sum() + self.std.sum())
 
 
 class SquashedGaussian(NamedTuple):
@@ -129,3 +130,10 @@ class SquashedGaussian(NamedTuple):
 def _log_slope(x: Tensor) -> Tensor:
     """Return log(1 - tanh(x)^2), finite for large x."""
     return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
+
+
+def concatenate(distributions: Sequence[Any]) -> ActionDistribution:
+    """Return distributions of one kind, [T, ...] each, as one along their first dimension."""
+    kind: Any = type(distributions[0])
+    joined: ActionDistribution = kind(*map(torch.cat, zip(*distributions, strict=True)))
+    return joined

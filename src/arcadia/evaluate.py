@@ -132,7 +132,7 @@ class Player:
             raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
         action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
         step = self._env.step(action[0].numpy())
-        for b, episode in self._tracker.add(step, self._resetting, policy.max_probability()).items():
+        for b, episode in self._tracker.add(step.reward, ~self._resetting, step.reset_next, None).items():
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from arcadia.config import EnvConfig
+from arcadia.distributions import concatenate
 from arcadia.envs import VectorEnv
 from arcadia.models import ActorCritic
 from arcadia.returns import discounted_sums
-from arcadia.types import BoolArray, DivergedError, Episode, ModelOutput, Rollout, StatisticsUpdate, Timestep
+from arcadia.types import BoolArray, DivergedError, Episode, ModelOutput, Rewards, Rollout, StatisticsUpdate, Timestep
 
 
 class EpisodeTracker:
@@ -19,19 +20,23 @@ class EpisodeTracker:
         self._length = np.zeros(num_envs, np.int64)
         self._max_probability = np.zeros(num_envs)
 
-    def add(self, step: Timestep, resetting: BoolArray, max_probability: Tensor | None) -> dict[int, Episode]:
+    def add(
+        self, reward: Rewards, valid: BoolArray, ended: BoolArray, max_probability: Tensor | None
+    ) -> dict[int, Episode]:
         """Add a step of every environment; return the games that ended with it, by environment.
 
         Args:
-            resetting: [B], the step was a reset.
-            max_probability: [1, B], of the most probable action; None where actions are continuous.
+            reward: [B] raw.
+            valid: [B], the step was not a reset.
+            ended: [B], the game's last step.
+            max_probability: [B], of the most probable action; None where actions are continuous.
         """
-        self._return += step.reward
-        self._length += ~resetting
+        self._return += reward
+        self._length += valid
         if max_probability is not None:
-            self._max_probability += np.where(resetting, 0.0, max_probability[0].numpy())
+            self._max_probability += np.where(valid, max_probability.numpy(), 0.0)
         episodes = {}
-        for b in map(int, np.flatnonzero(step.reset_next)):
+        for b in map(int, np.flatnonzero(ended)):
             length = int(self._length[b])
             mean = None if max_probability is None else float(self._max_probability[b]) / max(length, 1)
             episodes[b] = Episode(float(self._return[b]), length, mean)
@@ -72,16 +77,16 @@ class RolloutCollector:
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
         self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype)
-        self._is_first = torch.empty(num_steps + 1, env.num_envs, dtype=torch.bool)
-        self._action = torch.empty(size, dtype=torch.int64)
+        self._is_first = np.empty((num_steps + 1, env.num_envs), np.bool_)
+        self._action = np.empty(size, np.int64)
         if env.spec.is_continuous:
-            self._action = torch.empty(*size, env.spec.num_actions)
-        self._log_prob, self._reward = torch.empty(size), torch.empty(size)
-        self._value = torch.empty(num_steps + 1, env.num_envs)
-        self._terminated = torch.empty(size, dtype=torch.bool)
-        self._truncated = torch.empty(size, dtype=torch.bool)
-        self._valid = torch.empty(size, dtype=torch.bool)
-        self._forced = torch.zeros(size, dtype=torch.bool)
+            self._action = np.empty((*size, env.spec.num_actions), np.float32)
+        self._reward = np.empty(size, np.float32)
+        self._terminated = np.empty(size, np.bool_)
+        self._truncated = np.empty(size, np.bool_)
+        self._ended = np.empty(size, np.bool_)  # a game's last step
+        self._valid = np.empty(size, np.bool_)
+        self._forced = np.zeros(size, np.bool_)
 
         self._observation = env.reset()
         newest = model.normalizer.newest(self._observation)
@@ -102,67 +107,78 @@ class RolloutCollector:
         Raises:
             DivergedError: an observation or the policy is not finite.
         """
-        num_steps = len(self._action)
         initial_state = state = self._state
         self.frames = 0
-        episodes: list[Episode] = []
-        for t in range(num_steps):
+        policies, values = [], []
+        for t in range(len(self._action)):
             policy, value, state = self._forward(t, state)
             if not policy.is_finite():
                 raise DivergedError("the policy is NaN or infinite: lower --lr or --max-grad-norm")
-            action = policy.sample(self._generator)  # [1, B] or [1, B, D]
-            self._action[t] = action
-            self._log_prob[t] = policy.log_prob(action)
-            self._value[t] = value
-            self._valid[t] = torch.from_numpy(~self._resetting)
+            chosen = policy.sample(self._generator)[0].numpy()  # [B] or [B, D]
+            policies.append(policy)
+            values.append(value)
+            self._action[t] = chosen
+            self._valid[t] = ~self._resetting
             if not self._model.normalizer.is_frozen:
                 self._newest[t] = self._model.normalizer.newest(self._observation)
 
-            step = self._env.step(action[0].numpy())
-            self._reward[t] = torch.from_numpy(step.reward)
-            self._terminated[t] = torch.from_numpy(step.terminated)
-            self._truncated[t] = torch.from_numpy(step.truncated)
+            step = self._env.step(chosen)
+            self._reward[t] = step.reward
+            self._terminated[t] = step.terminated
+            self._truncated[t] = step.truncated
+            self._ended[t] = step.reset_next
             if step.forced is not None:
-                self._forced[t] = torch.from_numpy(step.forced)
+                self._forced[t] = step.forced
             self.frames += int(step.frames.sum())
-            episodes += self._tracker.add(step, self._resetting, policy.max_probability()).values()
             self._observation = step.observation
             self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
             self._resetting = step.reset_next
         self._state = state
-        _, self._value[-1], _ = self._forward(num_steps, state)
-        self.episodes = tuple(episodes)
-        reward = learned_reward(self._reward, self._config)
+        values.append(self._forward(len(self._action), state).value)
+
+        policy = concatenate(policies)  # [T, B]
+        action, terminated, truncated = map(torch.from_numpy, (self._action, self._terminated, self._truncated))
+        self._track_episodes(policy.max_probability())
+        reward = learned_reward(torch.from_numpy(self._reward), self._config)
         if self._model.reward_normalizer is not None:
-            trace = (~(self._terminated | self._truncated)).float()
+            trace = (~(terminated | truncated)).float()
             self._discounted = discounted_sums(reward, self._discounted, trace, self._gamma, out=self._returns)
             reward = self._model.reward_normalizer.apply(reward)
         return Rollout(
             observation=self._inputs,
-            is_first=self._is_first,
+            is_first=torch.from_numpy(self._is_first),
             state=initial_state,
-            action=self._action,
+            action=action,
             reward=reward,
-            terminated=self._terminated,
-            truncated=self._truncated,
-            valid=self._valid,
-            forced=self._forced,
-            log_prob=self._log_prob,
-            value=self._value,
+            terminated=terminated,
+            truncated=truncated,
+            valid=torch.from_numpy(self._valid),
+            forced=torch.from_numpy(self._forced),
+            log_prob=policy.log_prob(action),
+            value=torch.cat(values),
         )
+
+    def _track_episodes(self, max_probability: Tensor | None) -> None:
+        """Note the games that ended in the rollout; `max_probability` is [T, B]."""
+        episodes: list[Episode] = []
+        for t in range(len(self._action)):
+            most = None if max_probability is None else max_probability[t]
+            episodes += self._tracker.add(self._reward[t], self._valid[t], self._ended[t], most).values()
+        self.episodes = tuple(episodes)
 
     def _forward(self, t: int, state: Tensor) -> ModelOutput:
         """Return the output [1, B] of the model for the current observation, row t."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
         self._model.normalizer.apply(self._observation, out=self._inputs[t])
-        self._is_first[t] = torch.from_numpy(self._next_is_first)
-        output: ModelOutput = self._model(self._inputs[t : t + 1], self._is_first[t : t + 1], state)
+        self._is_first[t] = self._next_is_first
+        is_first = torch.from_numpy(self._is_first[t : t + 1])
+        output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)
         return output
 
     def statistics(self) -> StatisticsUpdate | None:
         """Return what the last rollout adds to the shared statistics, if anything."""
-        return self._model.gather_statistics(self._newest, self._inputs[:-1], self._returns, self._valid.numpy())
+        return self._model.gather_statistics(self._newest, self._inputs[:-1], self._returns, self._valid)
 
 
 def learned_reward(reward: Tensor, config: EnvConfig) -> Tensor:

@@ -16,6 +16,7 @@ from arcadia.distributions import ActionDistribution
 BoolArray = NDArray[np.bool_]
 Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dtype
 Actions = NDArray[Any]  # [B] int64, or [B, D] float32
+Rewards = NDArray[np.float32]
 
 
 class UserError(ValueError):
@@ -38,7 +39,7 @@ class Timestep(NamedTuple):
     """
 
     observation: Observations  # [B, ...]; the final observation of an episode is an ordinary row
-    reward: NDArray[np.float32]  # [B] raw, unclipped
+    reward: Rewards  # [B] raw, unclipped
     terminated: BoolArray  # [B] nothing after this step belongs to its return
     truncated: BoolArray  # [B] a time limit: the return goes on, only the play stops
     reset_next: BoolArray  # [B] truncated | (terminated & game over)

@@ -37,7 +37,7 @@ class GymVectorEnv:
         num_actions, is_continuous = _actions(actions)
         self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), num_actions, is_continuous=is_continuous)
         self.num_envs = num_envs
-        self._actions = actions
+        self._rescale = ActionRescaler(actions) if isinstance(actions, Box) else None
         self._seed: int | None = seed
         self._resetting = np.zeros(num_envs, np.bool_)
 
@@ -49,8 +49,8 @@ class GymVectorEnv:
 
     def step(self, action: Actions) -> Timestep:
         check_actions(action, self.num_envs, self.spec)
-        if isinstance(self._actions, Box):
-            action = to_bounds(action, self._actions)
+        if self._rescale is not None:
+            action = self._rescale(action)
         observation, reward, terminated, truncated, _ = self._env.step(action)
         frames = (~self._resetting).astype(np.int64)
         self._resetting = terminated | truncated
@@ -67,15 +67,24 @@ class GymVectorEnv:
         self._env.close()
 
 
-def to_bounds(action: Actions, space: Box) -> Actions:
-    """Return the space's own numbers for actions [B, D]: -1 and 1 are its bounds, and what lies outside is clipped.
+class ActionRescaler:
+    """Turns actions [B, D] into a space's own numbers: -1 and 1 are its bounds, and what lies outside is clipped.
 
     A dimension that lacks a bound takes the number as it is.
     """
-    is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low, high = np.where(is_bounded, space.low, -1.0), np.where(is_bounded, space.high, 1.0)
-    scaled = low + (np.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-    return np.where(is_bounded, scaled, action).astype(space.dtype)
+
+    def __init__(self, space: Box) -> None:
+        is_bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self._limit = np.where(is_bounded, 1.0, np.inf)
+        with np.errstate(invalid="ignore"):  # inf - inf, where there are no bounds
+            self._center = np.where(is_bounded, (low + high) / 2, 0.0)
+            self._half = np.where(is_bounded, (high - low) / 2, 1.0)
+        self._dtype = space.dtype
+
+    def __call__(self, action: Actions) -> Actions:
+        scaled: Actions = self._center + action.clip(-self._limit, self._limit) * self._half
+        return scaled.astype(self._dtype)
 
 
 def _actions(space: gymnasium.Space[Any]) -> tuple[int, bool]:
