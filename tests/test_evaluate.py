@@ -13,10 +13,11 @@ from toy_envs import TOY, Choice, configure, make_choice, make_numbered
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, spec_of
-from arcadia.evaluate import Evaluation, PeriodicEvaluator, Player, evaluate_run, summarize
+from arcadia.evaluate import PeriodicEvaluator, evaluate_run, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
+from arcadia.player import Evaluation, Player
 from arcadia.runtimes import train
 from arcadia.types import Episode, UserError
 
@@ -229,7 +230,7 @@ def test_best_is_kept_by_the_mean_of_sampled_evaluation_games(trained):
 
 def test_an_evaluation_of_a_run_is_written_as_json(trained):
     finished: list[int] = []
-    result, path = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append)
+    _, result, path, _ = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append)
     assert path.parent == trained / "evaluations"
     assert json.loads(path.read_text()) == result
     assert result["env"] == "CartPole-v1"
@@ -244,17 +245,17 @@ def test_an_evaluation_of_a_run_is_written_as_json(trained):
 
 @pytest.mark.parametrize("greedy", [False, True])
 def test_one_seed_gives_one_set_of_scores(trained, greedy):
-    first, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy)
-    second, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy)
-    other, _ = evaluate_run(trained, episodes=6, num_envs=4, seed=12, greedy=greedy)
+    first = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy).result
+    second = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy).result
+    other = evaluate_run(trained, episodes=6, num_envs=4, seed=12, greedy=greedy).result
     assert first == second
     assert first["scores"] != other["scores"]
     assert first["mode"] == ("greedy" if greedy else "sampled")
 
 
 def test_the_best_and_the_newest_parameters_are_different_ones(trained):
-    newest, newest_path = evaluate_run(trained, episodes=4)
-    best, best_path = evaluate_run(trained, episodes=4, best=True)
+    _, newest, newest_path, _ = evaluate_run(trained, episodes=4)
+    _, best, best_path, _ = evaluate_run(trained, episodes=4, best=True)
     assert newest["env_steps"] > best["env_steps"] > 0
     assert newest_path != best_path
     assert best["checkpoint"] == "best/checkpoint.safetensors"
@@ -282,7 +283,7 @@ def test_scores_are_raw_where_learning_clips_rewards(tmp_path):
     for row in rows:
         if row["kind"] == "evaluation":
             assert (row["min"], row["mean"], row["max"]) == (5.0, 12.5, 20.0)
-    played, _ = evaluate_run(run, episodes=4, make_env=make_numbered)
+    played = evaluate_run(run, episodes=4, make_env=make_numbered).result
     assert sorted(played["scores"]) == [5.0, 10.0, 15.0, 20.0]
 
 

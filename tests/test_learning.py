@@ -64,7 +64,7 @@ def test_the_control_recipe_solves_cartpole(tmp_path):
     assert result.reason == "stop_score", f"mean {result.mean_return} after {result.env_steps} env_steps"
     assert result.mean_return is not None
     assert result.mean_return >= 475
-    played, _ = evaluate_run(tmp_path / "run", episodes=20, greedy=True)
+    played = evaluate_run(tmp_path / "run", episodes=20, greedy=True).result
     assert played["mean"] >= 450
 
 
@@ -91,7 +91,7 @@ def test_only_a_recurrent_core_solves_the_memory_task(tmp_path, core):
         eval_episodes=0,
     )
     result = train(config, make_env=make_memory)
-    played, _ = evaluate_run(run, episodes=300, make_env=make_memory, seed=result.env_steps)
+    played = evaluate_run(run, episodes=300, make_env=make_memory, seed=result.env_steps).result
     if core == "none":
         assert 0.35 < played["mean"] < 0.65, "5 standard deviations around chance"
     else:
@@ -164,7 +164,7 @@ def test_every_continuous_policy_learns_to_hit_a_target(tmp_path, policy):
     settings = {"gamma": 0.0, "lr": 3e-3, "schedule": "linear", "total_steps": 100_000, "eval_episodes": 0}
     config = configure(TOY, "toy", run, **WORKERS, **settings, **policy, normalize_rewards=True)
     train(config, make_env=make_target)
-    played, _ = evaluate_run(run, episodes=50, greedy=True, make_env=make_target)
+    played = evaluate_run(run, episodes=50, greedy=True, make_env=make_target).result
     # In the middle, without looking: 2 dimensions x variance 64/12 x 10 steps = 107
     assert played["mean"] > -5, played["mean"]
 

@@ -30,8 +30,8 @@ class ActionDistribution(Protocol):
     def entropy(self) -> Tensor:
         """Return the entropy [...] in nats."""
 
-    def max_probability(self) -> Tensor | None:
-        """Return the probability [...] of the most probable action; None where actions are continuous."""
+    def probabilities(self) -> Tensor | None:
+        """Return the probability of each action [..., A]; None where actions are continuous."""
 
     def is_finite(self) -> bool:
         """Return False where a parameter is NaN or infinite."""
@@ -57,8 +57,8 @@ class Categorical(NamedTuple):
         log_probs = self.logits.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def max_probability(self) -> Tensor:
-        return self.logits.softmax(-1).amax(-1)
+    def probabilities(self) -> Tensor:
+        return self.logits.softmax(-1)
 
     def is_finite(self) -> bool:
         return math.isfinite(self.logits.sum())
@@ -82,7 +82,7 @@ class DiagonalGaussian(NamedTuple):
     def entropy(self) -> Tensor:
         return (0.5 + 0.5 * _LOG_TWO_PI + self.std.log()).sum(-1)
 
-    def max_probability(self) -> None:
+    def probabilities(self) -> None:
         return None
 
     def is_finite(self) -> bool:
@@ -120,7 +120,7 @@ class SquashedGaussian(NamedTuple):
         before = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes  # [..., D, 32]
         return self._gaussian.entropy() + (_log_slope(before) @ weights).sum(-1)
 
-    def max_probability(self) -> None:
+    def probabilities(self) -> None:
         return None
 
     def is_finite(self) -> bool:

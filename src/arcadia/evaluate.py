@@ -1,4 +1,4 @@
-"""Playing whole games with fixed parameters, and what their scores say."""
+"""What the scores of whole games say: evaluations in training and of a finished run."""
 
 import json
 import time
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from arcadia.checkpoint import (
     best_checkpoint,
@@ -18,27 +17,10 @@ from arcadia.checkpoint import (
     write_atomically,
 )
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, VectorEnv, make_vector_env
-from arcadia.models import FlatParameters, build_model, torso_dtype
+from arcadia.envs import EnvFactory, make_vector_env
 from arcadia.parameters import Snapshot
-from arcadia.rollout import EpisodeTracker, starts_anew
-from arcadia.types import DivergedError, Episode, UserError
-
-_EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
-
-
-class Evaluation(NamedTuple):
-    """Scores of whole games played with one snapshot."""
-
-    greedy: bool
-    snapshot: Snapshot
-    episodes: tuple[Episode, ...]
-    seconds: float
-
-    @property
-    def mean(self) -> float:
-        """Mean score."""
-        return float(np.mean([episode.episode_return for episode in self.episodes]))
+from arcadia.player import Evaluation, Player, Recording
+from arcadia.types import Episode, UserError
 
 
 def summarize(episodes: tuple[Episode, ...]) -> dict[str, Any]:
@@ -59,95 +41,6 @@ def summarize(episodes: tuple[Episode, ...]) -> dict[str, Any]:
         "ci95": [float(low), float(high)],
         "mean_length": float(np.mean([episode.length for episode in episodes])),
     }
-
-
-class Player:
-    """Plays `num_episodes` whole games at a time, spread evenly over B environments.
-
-    Each environment has a fixed number of games to finish, so that short games are not favoured.
-
-    Args:
-        config: `model.dtype` must be resolved.
-        greedy: take the most probable action instead of sampling.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        make_env: EnvFactory,
-        *,
-        num_episodes: int,
-        greedy: bool,
-        seed: int,
-        num_envs: int,
-        num_threads: int = 1,
-    ) -> None:
-        env_seed, action_seed = np.random.SeedSequence((seed, _EVALUATION_STREAM, greedy)).generate_state(2)
-        self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=int(env_seed) >> 2, num_threads=num_threads)
-        dtype = torso_dtype(config.model)
-        self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
-        self._parameters = FlatParameters(self._model)
-        self._inputs = torch.empty(1, num_envs, *self._env.spec.observation_shape, dtype=dtype)
-        self._greedy, self._reset_on_life_loss = greedy, config.model.reset_on_life_loss
-        self._generator = torch.Generator().manual_seed(int(action_seed))
-        base, extra = divmod(num_episodes, num_envs)
-        self._quota = np.full(num_envs, base) + (np.arange(num_envs) < extra)
-
-    def start(self, snapshot: Snapshot) -> None:
-        """Begin an evaluation: fresh games, these parameters.
-
-        Raises:
-            UserError: the snapshot does not fit the model.
-        """
-        if len(snapshot.parameters) != self._parameters.size:
-            raise UserError(
-                f"the checkpoint holds {len(snapshot.parameters)} parameters, the model in config.json "
-                f"has {self._parameters.size}: use the checkpoint's own config.json"
-            )
-        if len(snapshot.statistics) != self._model.statistics_size:
-            raise UserError(
-                f"the checkpoint holds {len(snapshot.statistics)} running statistics, config.json "
-                f"asks for {self._model.statistics_size}: use the checkpoint's own config.json"
-            )
-        self._snapshot, self._started = snapshot, time.perf_counter()
-        self._parameters.load(torch.from_numpy(snapshot.parameters))
-        self._model.load_statistics(torch.from_numpy(snapshot.statistics))
-        num_envs = self._env.num_envs
-        self._observation = self._env.reset()
-        self._state = self._model.initial_state(num_envs)
-        self._is_first = np.ones(num_envs, np.bool_)
-        self._resetting = np.zeros(num_envs, np.bool_)
-        self._tracker = EpisodeTracker(num_envs)
-        self._missing = self._quota.copy()
-        self._episodes: list[Episode] = []
-
-    @torch.no_grad()
-    def step(self) -> Evaluation | None:
-        """Play one decision in every environment; return the evaluation once all games are over."""
-        self._model.normalizer.apply(self._observation, out=self._inputs[0])
-        is_first = torch.from_numpy(self._is_first)[None]
-        output = self._model(self._inputs, is_first, self._state)
-        policy, self._state = output.policy, output.state
-        if not policy.is_finite():
-            raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
-        action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
-        step = self._env.step(action[0].numpy())
-        for b, episode in self._tracker.add(step.reward, ~self._resetting, step.reset_next, None).items():
-            if self._missing[b] > 0:
-                self._episodes.append(episode)
-                self._missing[b] -= 1
-        self._observation = step.observation
-        self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
-        self._resetting = step.reset_next
-        if self._missing.any():
-            return None
-        seconds = time.perf_counter() - self._started
-        return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)
-
-    @property
-    def num_finished(self) -> int:
-        """Games finished since `start`."""
-        return len(self._episodes)
 
 
 class PeriodicEvaluator:
@@ -224,6 +117,15 @@ class _Mode:
     next_start: float = 0.0  # monotonic seconds
 
 
+class Evaluated(NamedTuple):
+    """An evaluation of a run."""
+
+    config: TrainConfig
+    result: dict[str, Any]  # summary and scores, with what was played
+    path: Path  # of the JSON file that holds it too
+    recording: Recording | None
+
+
 def evaluate_run(
     run: Path,
     *,
@@ -232,13 +134,14 @@ def evaluate_run(
     best: bool = False,
     num_envs: int = 16,
     seed: int = 1_000_000,
+    record: bool = False,
     on_progress: Callable[[int], None] = lambda finished: None,
     make_env: EnvFactory = make_vector_env,
-) -> tuple[dict[str, Any], Path]:
-    """Play whole games with a run's newest or best parameters.
+) -> Evaluated:
+    """Play whole games with a run's newest or best parameters; write their scores to RUN/evaluations/.
 
-    Returns:
-        the summary of the scores with what was played, and the JSON file in RUN/evaluations/ that holds it too.
+    Args:
+        record: keep the recording from which videos are made.
 
     Raises:
         UserError: the run or its checkpoint is unusable, or an argument is out of range.
@@ -263,6 +166,7 @@ def evaluate_run(
         seed=seed,
         num_envs=min(num_envs, episodes),
         num_threads=num_envs,
+        record=record,
     )
     player.start(Snapshot(parameters, statistics, env_steps, frames, updates))
     evaluation = None
@@ -284,4 +188,4 @@ def evaluate_run(
     folder.mkdir(exist_ok=True)
     output = folder / f"{mode}-{'best' if best else 'newest'}-{env_steps:012d}-{episodes}.json"
     write_atomically(output, (json.dumps(result, indent=2) + "\n").encode())
-    return result, output
+    return Evaluated(config, result, output, player.recording)

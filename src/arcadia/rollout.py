@@ -138,7 +138,8 @@ class RolloutCollector:
 
         policy = concatenate(policies)  # [T, B]
         action, terminated, truncated = map(torch.from_numpy, (self._action, self._terminated, self._truncated))
-        self._track_episodes(policy.max_probability())
+        probabilities = policy.probabilities()
+        self._track_episodes(None if probabilities is None else probabilities.amax(-1))
         reward = learned_reward(torch.from_numpy(self._reward), self._config)
         if self._model.reward_normalizer is not None:
             trace = (~(terminated | truncated)).float()

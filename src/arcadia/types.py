@@ -17,6 +17,7 @@ BoolArray = NDArray[np.bool_]
 Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dtype
 Actions = NDArray[Any]  # [B] int64, or [B, D] float32
 Rewards = NDArray[np.float32]
+Picture = NDArray[np.uint8]  # [height, width, 3] RGB
 
 
 class UserError(ValueError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from arcadia.config import EnvConfig
 from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.envs.names import AtariName, simplify
-from arcadia.types import Actions, BoolArray, Observations, Timestep, UserError
+from arcadia.types import Actions, BoolArray, Observations, Picture, Timestep, UserError
 
 TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
 # Rows of the raw picture that hold the playfield, by rl_a3c_pytorch's table.
@@ -30,6 +30,7 @@ CROPS = {
     "centipede": (36, 216),
     "video_pinball": (42, 220),
 }
+FRAMES_PER_S = 60.0
 Pictures = NDArray[np.uint8]
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner in every worker
@@ -69,6 +70,9 @@ class Atari:
         else:
             self._env, actions = _scalar(name, config, num_envs, is_rgb)
         self._first_action = int(config.drop_noop)
+        self.action_names = tuple(actions[self._first_action :])
+        skip = name.frame_skip if isinstance(name.frame_skip, int) else sum(name.frame_skip) / 2 - 0.5
+        self.steps_per_s = FRAMES_PER_S / skip
         self._forced_actions = config.forced_actions if "FIRE" in actions else ()
         if self._forced_actions and max(self._forced_actions) >= len(actions):
             raise UserError(f"forced_actions {self._forced_actions} must be below {len(actions)}, the game's actions")
@@ -87,6 +91,7 @@ class Atari:
         self._resetting = np.zeros(self.num_envs, np.bool_)
         for queue in self._queues:
             self._force(queue, starts_game=True)
+        self._pictures = pictures
         frames = self._frames(pictures)
         self._stack: Pictures = np.tile(frames, (1, self._config.frame_stack, 1, 1))
         return self._stack
@@ -104,6 +109,7 @@ class Atari:
         restarted = self._resetting
         for b in np.flatnonzero(life_lost | restarted):
             self._force(self._queues[b], starts_game=bool(restarted[b]))
+        self._pictures = pictures
         self._push(self._frames(pictures), restarted | (life_lost & self._config.refill_on_life_loss))
 
         frame_number = info["frame_number"].astype(np.int64)
@@ -119,6 +125,11 @@ class Atari:
             frames,
             forced,
         )
+
+    def picture(self, index: int) -> Picture:
+        """Return the emulator's picture of one game, [height, width, 3]. Only where frames are made from RGB."""
+        picture: Picture = self._pictures[index].reshape(*self._pictures.shape[-3:])
+        return picture
 
     def close(self) -> None:
         self._env.close()

@@ -1,17 +1,21 @@
 """From an environment id to B environments."""
 
+import dataclasses
 import difflib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from arcadia.config import EnvConfig
 from arcadia.envs.gym import GymVectorEnv
-from arcadia.envs.interface import EnvFactory, EnvSpec, VectorEnv
+from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
 from arcadia.types import UserError
+
+if TYPE_CHECKING:
+    from arcadia.envs.atari import Atari
 
 _EXTRAS = {"box2d": "Box2D", "mujoco": "MuJoCo"}  # named in gymnasium's entry points
 
@@ -61,9 +65,9 @@ def _register_pybullet() -> None:
         raise UserError(_missing("PyBullet", "pybullet")) from None
 
 
-def _make_bullet(name: str) -> gymnasium.Env[Any, Any]:
+def _make_bullet(name: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Build a PyBullet environment; its first reset starts the engine, which writes to standard output."""
-    env = gymnasium.make(name)
+    env = gymnasium.make(name, render_mode=render_mode)
     sys.stdout.flush()
     stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -102,6 +106,22 @@ def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads:
     Raises:
         UserError: unknown id, unsupported spaces, or a missing extra.
     """
+    return _make(config, num_envs, seed, num_threads)
+
+
+def make_camera(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> Camera:
+    """Build environments as `make_vector_env` does that show pictures too. Their observations are others.
+
+    Raises:
+        UserError: as `make_vector_env`, or the environment has no pictures to show.
+    """
+    config = dataclasses.replace(config, color=True, crop="none", frame_stack=1)
+    return _make(config, num_envs, seed, num_threads, render_mode="rgb_array")
+
+
+def _make(
+    config: EnvConfig, num_envs: int, seed: int, num_threads: int, render_mode: str | None = None
+) -> "Atari | GymVectorEnv":
     found = find(config.env)
     if isinstance(found, AtariName):
         from arcadia.envs.atari import Atari
@@ -109,7 +129,7 @@ def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads:
         return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     make = _make_bullet if "Bullet" in found else gymnasium.make
     try:
-        return GymVectorEnv(lambda: make(found), num_envs=num_envs, seed=seed)
+        return GymVectorEnv(lambda: make(found, render_mode=render_mode), num_envs=num_envs, seed=seed)
     except (gymnasium.error.Error, ImportError) as error:
         entry_point = str(gymnasium.spec(found).entry_point)
         for extra, package in _EXTRAS.items():

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from arcadia.envs.interface import EnvSpec, check_actions
-from arcadia.types import Actions, Observations, Timestep, UserError
+from arcadia.types import Actions, Observations, Picture, Timestep, UserError
 
 
 class GymVectorEnv:
@@ -37,6 +37,8 @@ class GymVectorEnv:
         num_actions, is_continuous = _actions(actions)
         self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), num_actions, is_continuous=is_continuous)
         self.num_envs = num_envs
+        self.action_names = tuple(map(str, range(num_actions)))
+        self.steps_per_s = float(self._env.metadata.get("render_fps", 30))
         self._rescale = ActionRescaler(actions) if isinstance(actions, Box) else None
         self._seed: int | None = seed
         self._resetting = np.zeros(num_envs, np.bool_)
@@ -62,6 +64,18 @@ class GymVectorEnv:
             self._resetting.copy(),
             frames,
         )
+
+    def picture(self, index: int) -> Picture:
+        """Return what environment `index` shows. Only where it was made with render_mode "rgb_array".
+
+        Raises:
+            UserError: it cannot be drawn on this machine.
+        """
+        try:
+            return np.asarray(self._env.envs[index].render(), np.uint8)
+        except Exception as error:  # each engine has its own
+            advice = " (MuJoCo without a screen: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+            raise UserError(f"the environment cannot be drawn here{advice}: {error}") from None
 
     def close(self) -> None:
         self._env.close()

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from arcadia.config import EnvConfig
-from arcadia.types import Actions, Observations, Timestep
+from arcadia.types import Actions, Observations, Picture, Timestep
 
 
 class EnvSpec(NamedTuple):
@@ -51,6 +51,19 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release what the environments hold."""
+
+
+class Camera(VectorEnv, Protocol):
+    """Environments that also show what a person would see.
+
+    With the seed and the actions of other environments it goes through the same games.
+    """
+
+    steps_per_s: float  # decisions per second at the pace that people play at
+    action_names: tuple[str, ...]  # of A choices, or of D dimensions
+
+    def picture(self, index: int) -> Picture:
+        """Return environment `index` as it is now, [height, width, 3] uint8 RGB."""
 
 
 class EnvFactory(Protocol):

@@ -1,0 +1,62 @@
+"""The command line: arcadia train | resume | eval | play | recipes | bench."""
+
+import sys
+from collections.abc import Callable
+
+import arcadia
+from arcadia.cli import bench, play, recipes, train
+from arcadia.types import DivergedError, ProcessError, UserError
+
+USAGE = """usage: arcadia COMMAND ...
+
+Asynchronous advantage actor-critic.
+
+commands:
+  train ENV      train an agent: arcadia train pong
+  resume RUN     continue a run from its newest checkpoint
+  eval RUN       play whole games with a trained agent and print the scores
+  play RUN       watch a trained agent: a video or a window
+  recipes        list the named settings; `arcadia recipes NAME` shows one
+  bench ENV      measure training speed against the emulator's own
+
+`arcadia COMMAND --help` lists every option with its default and unit.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train.train,
+        "resume": train.resume,
+        "eval": play.evaluate,
+        "play": play.play,
+        "recipes": recipes.recipes,
+        "bench": bench.bench,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"arcadia {arcadia.__version__}")
+        return 0
+    command = commands.get(arguments[0])
+    if command is None:
+        return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
+    try:
+        return command(arguments[1:])
+    except UserError as error:
+        return _fail(str(error))
+    except (DivergedError, ProcessError) as error:
+        return _fail(str(error).rstrip(), 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # stdout was a pipe that closed, as with `| head`
+        sys.stderr.close()
+        return 141
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"arcadia: error: {message}", file=sys.stderr)
+    return code

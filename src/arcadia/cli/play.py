@@ -1,0 +1,163 @@
+"""arcadia eval and play."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arcadia.cli.common import Run, Switch, parse
+from arcadia.types import UserError
+
+if TYPE_CHECKING:
+    from arcadia.evaluate import Evaluated
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    run: Run
+    """Run directory."""
+    episodes: int = 100
+    """Whole games to play."""
+    greedy: Switch = False
+    """Take the most probable action instead of sampling."""
+    best: Switch = False
+    """Use the best parameters of the run instead of the newest."""
+    num_envs: int = 16
+    """Games played at once."""
+    seed: int = 1_000_000
+    """Seed of games and sampling; never one that training uses."""
+    videos: Switch = False
+    """Show the worst, the median and the best game in RUN/videos/."""
+    json: Switch = False
+    """Print the result as JSON."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    given = parse(
+        EvalArguments,
+        prog="arcadia eval",
+        description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
+        args=arguments,
+    )
+    from arcadia.evaluate import evaluate_run
+
+    if given.videos:
+        from arcadia.video import check_video_path
+
+        check_video_path(given.run / "video.mp4")
+    with _bar("playing", given.episodes) as show:
+        evaluated = evaluate_run(
+            given.run,
+            episodes=given.episodes,
+            greedy=given.greedy,
+            best=given.best,
+            num_envs=given.num_envs,
+            seed=given.seed,
+            record=given.videos,
+            on_progress=show,
+        )
+    result = evaluated.result
+    if given.json:
+        print(json.dumps(result))
+    else:
+        low, high = result["ci95"]
+        print(
+            f"{result['env']}, {result['episodes']} {result['mode']} games at {result['env_steps']:,} "
+            f"env_steps\n"
+            f"mean {result['mean']:.2f}   95% interval [{low:.2f}, {high:.2f}]   std {result['std']:.2f}\n"
+            f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
+            f"mean length {result['mean_length']:.0f} decisions\n"
+            f"written to {evaluated.path}"
+        )
+    if given.videos:
+        scores = result["scores"]
+        ranked = sorted(range(len(scores)), key=scores.__getitem__)
+        for name, game in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+            _record(evaluated, game, _default_path(given.run, evaluated, f"{name}-of-{given.episodes}"))
+    return 0
+
+
+@dataclass(frozen=True)
+class PlayArguments:
+    run: Run
+    """Run directory."""
+    video: Path | None = None
+    """Write the game to this .mp4 or .gif. Default: a file in RUN/videos/, unless --render is given."""
+    render: Switch = False
+    """Show the game in a window."""
+    greedy: Switch = False
+    """Take the most probable action instead of sampling."""
+    best: Switch = False
+    """Use the best parameters of the run instead of the newest."""
+    seed: int = 2_000_000
+    """Seed of the game and of sampling."""
+
+
+def play(arguments: list[str]) -> int:
+    given = parse(
+        PlayArguments,
+        prog="arcadia play",
+        description="Play one game with a trained agent and show it: the picture, the score, what the agent expects "
+        "(value) and how probable each action is.",
+        args=arguments,
+    )
+    from arcadia.evaluate import evaluate_run
+    from arcadia.video import check_video_path, show
+
+    if not given.run.is_dir():
+        raise UserError(f"{given.run} is not a run directory: give the --run-dir of `arcadia train`")
+    check_video_path(given.video or given.run / "video.mp4")
+    with _bar("playing", 1) as progress:
+        evaluated = evaluate_run(
+            given.run,
+            episodes=1,
+            greedy=given.greedy,
+            best=given.best,
+            seed=given.seed,
+            record=True,
+            on_progress=progress,
+        )
+    assert evaluated.recording is not None
+    print(f"score {evaluated.recording.games[0].score:g}")
+    if given.render:
+        show(evaluated.config.env, evaluated.recording, evaluated.recording.games[0])
+    if given.video is not None or not given.render:
+        _record(evaluated, 0, given.video or _default_path(given.run, evaluated, str(given.seed)))
+    return 0
+
+
+def _default_path(run: Path, evaluated: "Evaluated", name: str) -> Path:
+    (run / "videos").mkdir(exist_ok=True)
+    return run / "videos" / f"{evaluated.path.stem.rpartition('-')[0]}-{name}.mp4"
+
+
+def _record(evaluated: "Evaluated", index: int, path: Path) -> None:
+    from arcadia.video import record
+
+    assert evaluated.recording is not None
+    game = evaluated.recording.games[index]
+    with _bar("recording", game.stop - game.start + 1) as show:
+        frames = record(evaluated.config.env, evaluated.recording, game, path, on_progress=show)
+    print(f"{path}: score {game.score:g}, {frames:,} frames")
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, once there is something to show; yields what sets its position."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    bar = Progress(title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True))
+    task = bar.add_task("", total=total)
+
+    def show(completed: int) -> None:
+        bar.start()
+        bar.update(task, completed=completed)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,85 @@
+"""arcadia train and resume."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+
+from arcadia.cli.common import Run, default_recipe, env_first, parse, value_of
+
+if TYPE_CHECKING:
+    from arcadia.runtimes import TrainResult
+
+
+def train(arguments: list[str]) -> int:
+    from arcadia.config import TrainConfig
+    from arcadia.recipes import recipe
+
+    arguments, env = env_first(arguments)
+    name = value_of("--recipe", arguments)
+    defaults = recipe(name or default_recipe(env)).config
+    config = parse(
+        tyro.conf.OmitArgPrefixes[TrainConfig],
+        prog="arcadia train",
+        description="Train an agent. ENV may come first: arcadia train pong --seed 2",
+        default=defaults,
+        args=arguments,
+    )
+    from arcadia.runtimes import train
+
+    return _run(lambda: train(config))
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    run: Run
+    """Run directory."""
+    total_steps: int | None = None
+    """New end, in env_steps of the whole run."""
+    total_minutes: float | None = None
+    """New end, in minutes of training of the whole run."""
+    total_episodes: int | None = None
+    """New end, in episodes of the whole run."""
+    stop_score: float | None = None
+    """New score to stop at (mean return of the last 100 training episodes)."""
+    num_workers: int | None = None
+    """Another number of workers."""
+
+
+def resume(arguments: list[str]) -> int:
+    given = parse(
+        ResumeArguments,
+        prog="arcadia resume",
+        description="Continue a run from its newest checkpoint. Options replace the run's settings.",
+        args=arguments,
+    )
+    from arcadia.runtimes import resume
+
+    options = {key: value for key, value in vars(given).items() if key != "run"}
+    return _run(lambda: resume(given.run, **options))
+
+
+def _run(session: Callable[[], "TrainResult"]) -> int:
+    """Run a training session and say how it ended."""
+    import warnings
+
+    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
+    result = session()
+    score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
+    why = {
+        "total_steps": "total_steps reached",
+        "total_minutes": "total_minutes over",
+        "total_episodes": "total_episodes reached",
+        "stop_score": "stop_score reached",
+        "signal": "stopped by a signal",
+    }[result.reason]
+    print(
+        f"{why}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
+        f"mean score of the last 100 episodes {score}"
+    )
+    if result.skipped_updates:
+        print(f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl")
+    print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}")
+    return 0 if result.signal_number is None else 128 + result.signal_number

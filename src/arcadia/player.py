@@ -1,0 +1,167 @@
+"""Playing whole games with fixed parameters."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arcadia.config import TrainConfig
+from arcadia.envs import EnvFactory, VectorEnv
+from arcadia.models import FlatParameters, build_model, torso_dtype
+from arcadia.parameters import Snapshot
+from arcadia.rollout import EpisodeTracker, starts_anew
+from arcadia.types import Actions, DivergedError, Episode, ModelOutput, UserError
+
+_EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
+
+
+class Evaluation(NamedTuple):
+    """Scores of whole games played with one snapshot."""
+
+    greedy: bool
+    snapshot: Snapshot
+    episodes: tuple[Episode, ...]
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return float(np.mean([episode.episode_return for episode in self.episodes]))
+
+
+class Decision(NamedTuple):
+    """What was decided in B environments at one step, and what the network thought."""
+
+    action: Actions  # [B] or [B, D]
+    value: NDArray[np.float32]  # [B]
+    probabilities: NDArray[np.float32] | None  # [B, A]; None where actions are continuous
+
+
+class Game(NamedTuple):
+    """Where in a recording one game is."""
+
+    env: int  # index of the environment
+    start: int  # its first decision
+    stop: int  # one past its last
+    score: float
+
+
+class Recording(NamedTuple):
+    """All decisions of an evaluation, from which its games can be played again."""
+
+    seed: int  # of the environments
+    num_envs: int
+    decisions: list[Decision]
+    games: list[Game]
+
+
+class Player:
+    """Plays `num_episodes` whole games at a time, spread evenly over B environments.
+
+    Each environment has a fixed number of games to finish, so that short games are not favoured.
+
+    Args:
+        config: `model.dtype` must be resolved.
+        greedy: take the most probable action instead of sampling.
+        record: keep `recording`, of the first evaluation only.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        make_env: EnvFactory,
+        *,
+        num_episodes: int,
+        greedy: bool,
+        seed: int,
+        num_envs: int,
+        num_threads: int = 1,
+        record: bool = False,
+    ) -> None:
+        seeds = np.random.SeedSequence((seed, _EVALUATION_STREAM, greedy)).generate_state(2)
+        env_seed, action_seed = int(seeds[0]) >> 2, int(seeds[1])
+        self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
+        dtype = torso_dtype(config.model)
+        self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
+        self._parameters = FlatParameters(self._model)
+        self._inputs = torch.empty(1, num_envs, *self._env.spec.observation_shape, dtype=dtype)
+        self._greedy, self._reset_on_life_loss = greedy, config.model.reset_on_life_loss
+        self._generator = torch.Generator().manual_seed(action_seed)
+        base, extra = divmod(num_episodes, num_envs)
+        self._quota = np.full(num_envs, base) + (np.arange(num_envs) < extra)
+        self.recording = Recording(env_seed, num_envs, [], []) if record else None
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Begin an evaluation: fresh games, these parameters.
+
+        Raises:
+            UserError: the snapshot does not fit the model.
+        """
+        if len(snapshot.parameters) != self._parameters.size:
+            raise UserError(
+                f"the checkpoint holds {len(snapshot.parameters)} parameters, the model in config.json "
+                f"has {self._parameters.size}: use the checkpoint's own config.json"
+            )
+        if len(snapshot.statistics) != self._model.statistics_size:
+            raise UserError(
+                f"the checkpoint holds {len(snapshot.statistics)} running statistics, config.json "
+                f"asks for {self._model.statistics_size}: use the checkpoint's own config.json"
+            )
+        self._snapshot, self._started = snapshot, time.perf_counter()
+        self._parameters.load(torch.from_numpy(snapshot.parameters))
+        self._model.load_statistics(torch.from_numpy(snapshot.statistics))
+        num_envs = self._env.num_envs
+        self._observation = self._env.reset()
+        self._state = self._model.initial_state(num_envs)
+        self._is_first = np.ones(num_envs, np.bool_)
+        self._resetting = np.zeros(num_envs, np.bool_)
+        self._tracker = EpisodeTracker(num_envs)
+        self._missing = self._quota.copy()
+        self._episodes: list[Episode] = []
+
+    @torch.no_grad()
+    def step(self) -> Evaluation | None:
+        """Play one decision in every environment; return the evaluation once all games are over."""
+        self._model.normalizer.apply(self._observation, out=self._inputs[0])
+        is_first = torch.from_numpy(self._is_first)[None]
+        output = self._model(self._inputs, is_first, self._state)
+        policy, self._state = output.policy, output.state
+        if not policy.is_finite():
+            raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
+        action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
+        if self.recording is not None:
+            self._record(action, output)
+        step = self._env.step(action[0].numpy())
+        for b, episode in self._tracker.add(step.reward, ~self._resetting, step.reset_next, None).items():
+            if self._missing[b] > 0:
+                self._episodes.append(episode)
+                self._missing[b] -= 1
+                if self.recording is not None:
+                    stop = len(self.recording.decisions)
+                    self.recording.games.append(Game(b, stop - episode.length, stop, episode.episode_return))
+        self._observation = step.observation
+        self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
+        self._resetting = step.reset_next
+        if self._missing.any():
+            return None
+        seconds = time.perf_counter() - self._started
+        return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)
+
+    def _record(self, action: Tensor, output: ModelOutput) -> None:
+        assert self.recording is not None
+        probabilities = output.policy.probabilities()
+        self.recording.decisions.append(
+            Decision(
+                action[0].numpy().copy(),
+                output.value[0].numpy(),
+                None if probabilities is None else probabilities[0].numpy(),
+            )
+        )
+
+    @property
+    def num_finished(self) -> int:
+        """Games finished since `start`."""
+        return len(self._episodes)
