@@ -13,7 +13,7 @@ from toy_envs import TOY, Choice, configure, make_choice, make_numbered
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, spec_of
-from arcadia.evaluate import PeriodicEvaluator, evaluate_run, summarize
+from arcadia.evaluate import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
@@ -230,7 +230,8 @@ def test_best_is_kept_by_the_mean_of_sampled_evaluation_games(trained):
 
 def test_an_evaluation_of_a_run_is_written_as_json(trained):
     finished: list[int] = []
-    _, result, path, _ = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append)
+    result = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append).result
+    path = save_evaluation(trained, result)
     assert path.parent == trained / "evaluations"
     assert json.loads(path.read_text()) == result
     assert result["env"] == "CartPole-v1"
@@ -254,10 +255,10 @@ def test_one_seed_gives_one_set_of_scores(trained, greedy):
 
 
 def test_the_best_and_the_newest_parameters_are_different_ones(trained):
-    _, newest, newest_path, _ = evaluate_run(trained, episodes=4)
-    _, best, best_path, _ = evaluate_run(trained, episodes=4, best=True)
+    newest = evaluate_run(trained, episodes=4).result
+    best = evaluate_run(trained, episodes=4, best=True).result
     assert newest["env_steps"] > best["env_steps"] > 0
-    assert newest_path != best_path
+    assert save_evaluation(trained, newest) != save_evaluation(trained, best)
     assert best["checkpoint"] == "best/checkpoint.safetensors"
 
 

@@ -118,11 +118,10 @@ class _Mode:
 
 
 class Evaluated(NamedTuple):
-    """An evaluation of a run."""
+    """Games played with a run's parameters."""
 
     config: TrainConfig
     result: dict[str, Any]  # summary and scores, with what was played
-    path: Path  # of the JSON file that holds it too
     recording: Recording | None
 
 
@@ -138,7 +137,7 @@ def evaluate_run(
     on_progress: Callable[[int], None] = lambda finished: None,
     make_env: EnvFactory = make_vector_env,
 ) -> Evaluated:
-    """Play whole games with a run's newest or best parameters; write their scores to RUN/evaluations/.
+    """Play whole games with a run's newest or best parameters.
 
     Args:
         record: keep the recording from which videos are made.
@@ -184,8 +183,19 @@ def evaluate_run(
         **summarize(evaluation.episodes),
         "scores": [episode.episode_return for episode in evaluation.episodes],
     }
+    return Evaluated(config, result, player.recording)
+
+
+def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
+    """Write the result of `evaluate_run` to RUN/evaluations/; return the file."""
     folder = run / "evaluations"
     folder.mkdir(exist_ok=True)
-    output = folder / f"{mode}-{'best' if best else 'newest'}-{env_steps:012d}-{episodes}.json"
-    write_atomically(output, (json.dumps(result, indent=2) + "\n").encode())
-    return Evaluated(config, result, output, player.recording)
+    path = folder / f"{evaluation_name(result)}-{result['episodes']}.json"
+    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    return path
+
+
+def evaluation_name(result: dict[str, Any]) -> str:
+    """Return what was played with, as part of a file's name."""
+    which = "best" if result["checkpoint"].startswith("best/") else "newest"
+    return f"{result['mode']}-{which}-{result['env_steps']:012d}"

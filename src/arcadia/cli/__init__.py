@@ -1,10 +1,10 @@
-"""The command line: arcadia train | resume | eval | play | recipes | bench."""
+"""The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
 import sys
 from collections.abc import Callable
 
 import arcadia
-from arcadia.cli import bench, play, recipes, train
+from arcadia.cli import bench, play, recipes, report, train
 from arcadia.types import DivergedError, ProcessError, UserError
 
 USAGE = """usage: arcadia COMMAND ...
@@ -16,6 +16,7 @@ commands:
   resume RUN     continue a run from its newest checkpoint
   eval RUN       play whole games with a trained agent and print the scores
   play RUN       watch a trained agent: a video or a window
+  report RUN...  write a page with curves, scores and videos of one or more runs
   recipes        list the named settings; `arcadia recipes NAME` shows one
   bench ENV      measure training speed against the emulator's own
 
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         "resume": train.resume,
         "eval": play.evaluate,
         "play": play.play,
+        "report": report.report,
         "recipes": recipes.recipes,
         "bench": bench.bench,
     }

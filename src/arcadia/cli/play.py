@@ -41,7 +41,7 @@ def evaluate(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
-    from arcadia.evaluate import evaluate_run
+    from arcadia.evaluate import evaluate_run, save_evaluation
 
     if given.videos:
         from arcadia.video import check_video_path
@@ -59,6 +59,7 @@ def evaluate(arguments: list[str]) -> int:
             on_progress=show,
         )
     result = evaluated.result
+    path = save_evaluation(given.run, result)
     if given.json:
         print(json.dumps(result))
     else:
@@ -69,7 +70,7 @@ def evaluate(arguments: list[str]) -> int:
             f"mean {result['mean']:.2f}   95% interval [{low:.2f}, {high:.2f}]   std {result['std']:.2f}\n"
             f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
             f"mean length {result['mean_length']:.0f} decisions\n"
-            f"written to {evaluated.path}"
+            f"written to {path}"
         )
     if given.videos:
         scores = result["scores"]
@@ -129,8 +130,10 @@ def play(arguments: list[str]) -> int:
 
 
 def _default_path(run: Path, evaluated: "Evaluated", name: str) -> Path:
+    from arcadia.evaluate import evaluation_name
+
     (run / "videos").mkdir(exist_ok=True)
-    return run / "videos" / f"{evaluated.path.stem.rpartition('-')[0]}-{name}.mp4"
+    return run / "videos" / f"{evaluation_name(evaluated.result)}-{name}.mp4"
 
 
 def _record(evaluated: "Evaluated", index: int, path: Path) -> None:

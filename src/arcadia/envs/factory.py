@@ -143,3 +143,12 @@ def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpe
     env = make_env(config, num_envs=1, seed=0, num_threads=1)
     env.close()
     return env.spec
+
+
+def game_of(name: str) -> str | None:
+    """Return the ROM name of an Atari id, such as "space_invaders"; None for any other environment, known or not."""
+    try:
+        found = find(name)
+    except UserError:
+        return None
+    return found.game if isinstance(found, AtariName) else None

@@ -1,0 +1,158 @@
+"""The report page: curves, tables, what differed between runs, how they went, and videos, in one HTML file."""
+
+import base64
+import html
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import arcadia
+from arcadia.report.published import RANDOM_AND_HUMAN, human_normalized, published_scores
+from arcadia.report.runs import AXES, Group, Run, differences, group, read_run
+from arcadia.types import UserError
+
+MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
+NUM_RESAMPLES = 2000
+
+
+def write_report(paths: Sequence[Path], output: Path) -> Path:
+    """Write OUTPUT/report.html, which needs no other file, and its curves as PNG; return the page's path.
+
+    Args:
+        paths: run directories, of any environments, recipes and seeds.
+        output: folder, made if it is missing.
+
+    Raises:
+        UserError: a run cannot be read, the folder cannot be written, or an extra is missing.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader
+        from matplotlib.figure import Figure  # noqa: F401
+        from scipy import stats  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError('reports need an extra: pip install "arcadia[report]"') from None
+    from arcadia.report.figures import health, learning_curves, save_png, svg
+
+    runs = [read_run(path) for path in paths]
+    by_env: dict[str, list[Run]] = {}
+    for run in runs:
+        by_env.setdefault(run.game or run.config.env.env, []).append(run)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        sections = []
+        for env, members in by_env.items():
+            groups = group(members)
+            game = members[0].game
+            random_human = dict(
+                zip(("random play", "human tester"), RANDOM_AND_HUMAN.get(game or "", ()), strict=False)
+            )
+            curves = {axis: learning_curves(groups, axis, random_human) for axis in AXES}
+            for axis, figure in curves.items():
+                save_png(figure, output / f"{env.replace('/', '-')}-{axis}.png")
+            sections.append(
+                {
+                    "env": env,
+                    "ids": sorted({run.config.env.env for run in members}),
+                    "curves": {AXES[axis]: svg(figure, f"{env} {axis}") for axis, figure in curves.items()},
+                    "results": [_result(each) for each in groups],
+                    "evaluations": [_evaluation(run, final) for run in members for final in run.final],
+                    "published": published_scores(game),
+                    "has_human": bool(random_human),
+                    "health": svg(health(groups), f"{env} health"),
+                    "runs": [_run(run) for run in members],
+                    "differences": differences(members),
+                    "videos": [
+                        _video(video) for run in members for video in sorted((run.path / "videos").glob("*.mp4"))
+                    ],
+                }
+            )
+        template = Environment(loader=PackageLoader("arcadia.report"), autoescape=True).get_template("report.html.j2")
+        page = output / "report.html"
+        page.write_text(
+            template.render(
+                version=arcadia.__version__,
+                date=time.strftime("%Y-%m-%d %H:%M"),
+                sections=sections,
+                aggregates=_aggregates(runs),
+            )
+        )
+    except OSError as error:
+        raise UserError(f"output {output} cannot be written ({error.strerror}): give another --output") from None
+    return page
+
+
+def _result(each: Group) -> dict[str, Any]:
+    """Describe how a group ended: the mean of its runs' last 100 training games."""
+    scores = [run.score for run in each.runs if run.score is not None]
+    game = each.runs[0].game
+    mean = float(np.mean(scores)) if scores else None
+    return {
+        "label": each.label,
+        "seeds": len(each.runs),
+        "mean": mean,
+        "scores": scores,
+        "human": None if mean is None else human_normalized(game, mean),
+        "env_steps": float(np.mean([run.train[-1]["env_steps"] for run in each.runs])),
+        "frames": float(np.mean([run.train[-1]["frames"] for run in each.runs])),
+        "minutes": float(np.mean([run.train[-1]["seconds"] for run in each.runs])) / 60,
+    }
+
+
+def _evaluation(run: Run, final: dict[str, Any]) -> dict[str, Any]:
+    mean = float(final["mean"])
+    return {"run": run.path.name, "human": human_normalized(run.game, mean), **final}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    last = run.train[-1]
+    return {
+        "name": run.path.name,
+        "recipe": run.config.recipe,
+        "seed": run.config.runtime.seed,
+        "workers": run.config.runtime.num_workers,
+        "envs": run.config.envs_per_worker,
+        "dtype": run.config.model.dtype,
+        "steps_per_s": last["env_steps"] / max(last["seconds"], 1e-9),
+        "updates": last["updates"],
+        "episodes": last["episodes"],
+        "staleness": float(np.nanmean(run.column("staleness"))) if np.isfinite(run.column("staleness")).any() else None,
+        "skipped": run.skipped_updates,
+    }
+
+
+def _video(path: Path) -> dict[str, str]:
+    """Return an embedded video, or a link to a large one."""
+    name = html.escape(path.stem)
+    if path.stat().st_size > MAX_VIDEO_BYTES:
+        return {"name": name, "link": path.resolve().as_uri()}
+    return {"name": name, "source": "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()}
+
+
+def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:
+    """Return, for each recipe, the interquartile mean of human-normalised scores over games and seeds.
+
+    The 95% interval resamples the runs of each game (stratified bootstrap; Agarwal et al. 2021, arXiv:2108.13264).
+    """
+    from scipy.stats import trim_mean
+
+    rows = []
+    for recipe in sorted({run.config.recipe for run in runs}):
+        games: dict[str, list[float]] = {}
+        for run in runs:
+            human = None if run.score is None else human_normalized(run.game, run.score)
+            if run.config.recipe == recipe and run.game is not None and human is not None:
+                games.setdefault(run.game, []).append(human)
+        count = sum(map(len, games.values()))
+        if count < 2:
+            continue
+        rng = np.random.default_rng(0)
+        draws = [
+            np.array(scores)[rng.integers(len(scores), size=(NUM_RESAMPLES, len(scores)))] for scores in games.values()
+        ]
+        low, high = np.percentile(trim_mean(np.concatenate(draws, axis=1), 0.25, axis=1), [2.5, 97.5])
+        iqm = float(trim_mean(np.concatenate(list(games.values())), 0.25))
+        rows.append({"recipe": recipe, "games": len(games), "runs": count, "iqm": iqm, "low": low, "high": high})
+    return rows

@@ -1,0 +1,151 @@
+"""Runs as a report sees them: read from disk, grouped by what they have in common."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcadia.checkpoint import load_config
+from arcadia.config import TrainConfig
+from arcadia.envs import game_of
+from arcadia.metrics import read_metrics
+from arcadia.types import UserError
+
+NOT_COMPARED = {"runtime.seed", "runtime.run_dir"}
+_EVALUATION = ("mean", "median", "min", "max", "env_steps", "episodes")  # figures of RUN/evaluations/*.json
+NUM_POINTS = 200  # of a mean curve
+NUM_RESAMPLES = 2000
+AXES = {"env_steps": "env_steps", "frames": "frames", "minutes": "minutes of training"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    config: TrainConfig
+    game: str | None  # ROM name of an Atari game
+    train: list[dict[str, Any]]  # rows of metrics.jsonl, oldest first
+    evaluations: list[dict[str, Any]]
+    skipped_updates: int
+    final: list[dict[str, Any]]  # RUN/evaluations/*.json: whole games with fixed parameters
+
+    @property
+    def score(self) -> float | None:
+        """Mean return of the last 100 training episodes at the end."""
+        scores = [row["mean_return_100"] for row in self.train if "mean_return_100" in row]
+        return scores[-1] if scores else None
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return one figure of the train rows, NaN where a row lacks it."""
+        if name == "minutes":
+            return self.column("seconds") / 60
+        return np.array([row.get(name, np.nan) for row in self.train], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only."""
+
+    label: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean of some runs' curves, and a 95% interval of that mean where there are several runs."""
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UserError: it is not one, or it holds no figures yet.
+    """
+    config = load_config(path)
+    try:
+        rows = [row for row in read_metrics(path) if isinstance(row, dict) and "kind" in row]
+    except OSError as error:
+        raise UserError(f"{path}/metrics.jsonl cannot be read ({error.strerror}): has the run begun?") from None
+    train = [row for row in rows if row["kind"] == "train"]
+    if not train:
+        raise UserError(f"{path} has no figures yet: train it longer")
+    return Run(
+        path,
+        config,
+        game_of(config.env.env),
+        train,
+        [row for row in rows if row["kind"] == "evaluation"],
+        sum(int(row["skipped_updates"]) for row in rows if row["kind"] == "skipped"),
+        [_read_evaluation(file) for file in sorted((path / "evaluations").glob("*.json"))],
+    )
+
+
+def _read_evaluation(file: Path) -> dict[str, Any]:
+    try:
+        evaluation = json.loads(file.read_text())
+        low, high = evaluation["ci95"]
+        figures = [evaluation[name] for name in _EVALUATION]
+        if not all(isinstance(figure, int | float) for figure in (low, high, *figures)):
+            raise ValueError("a figure is not a number")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a readable evaluation ({type(error).__name__}): delete it") from None
+    return {name: evaluation[name] for name in (*_EVALUATION, "ci95")} | {"mode": str(evaluation.get("mode"))}
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def differences(runs: list[Run]) -> dict[str, list[Any]]:
+    """Return setting -> its value in each run, for the settings that are not the same in all."""
+    settings = [flatten(run.config.to_dict()) for run in runs]
+    values = {name: [flat[name] for flat in settings] for name in settings[0] if name not in NOT_COMPARED}
+    return {name: column for name, column in values.items() if any(value != column[0] for value in column)}
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """Put runs together that differ in their seed only; a label names the recipe and what differs from others of it."""
+    groups: dict[str, Group] = {}
+    differing = differences(runs)
+    for index, run in enumerate(runs):
+        key = json.dumps([column[index] for column in differing.values()])
+        siblings = [other for other in runs if other.config.recipe == run.config.recipe]
+        position = siblings.index(run)
+        settings = [f"{name.rpartition('.')[2]} {column[position]}" for name, column in differences(siblings).items()]
+        groups.setdefault(key, Group(", ".join([run.config.recipe, *settings]), [])).runs.append(run)
+    return list(groups.values())
+
+
+def mean_curve(runs: list[Run], axis: str) -> Curve:
+    """Average the runs' mean-100 over a common axis, as far as all of them got; the interval is a bootstrap of runs."""
+    curves = []
+    for run in runs:
+        y = run.column("mean_return_100")
+        known = np.isfinite(y)
+        if known.any():
+            curves.append((run.column(axis)[known], y[known]))
+    if not curves:
+        return Curve(*(np.empty(0) for _ in range(4)))
+    x = np.linspace(max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves), NUM_POINTS)
+    values = np.stack([np.interp(x, xs, ys) for xs, ys in curves])  # [runs, points]
+    low = high = values.mean(0)
+    if len(values) > 1:
+        chosen = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
+        low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5], axis=0)
+    return Curve(x, values.mean(0), low, high)

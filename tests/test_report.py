@@ -1,0 +1,214 @@
+"""Reports: the figures are right, and the page works in a real browser without a network."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from toy_envs import TOY, configure
+
+from arcadia.checkpoint import create_run
+from arcadia.cli import main
+from arcadia.report import write_report
+from arcadia.report.published import human_normalized, published_scores
+from arcadia.report.runs import differences, group, mean_curve, read_run
+from arcadia.runtimes import train
+from arcadia.types import UserError
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def make_run(path: Path, scores: list[float], env: str = "pong", **settings: Any) -> Path:
+    """Write a run of which nothing but its figures exists: a train row every 1,000 env_steps and 3 seconds."""
+    create_run(path, configure(TOY, env, path, **settings))
+    rows = []
+    for number, score in enumerate(scores, 1):
+        counters = {"env_steps": 1000 * number, "frames": 4000 * number, "updates": number, "seconds": 3.0 * number}
+        figures = {"episodes": number, "steps_per_s": 333.0, "staleness": 1.0, "entropy": 0.5, "mean_return_100": score}
+        rows.append({"kind": "train", **counters, **figures})
+    rows.append({"kind": "skipped", "skipped_updates": 2} | {name: rows[-1][name] for name in counters})
+    evaluation = {"kind": "evaluation", "mode": "sampled", "mean": scores[0], "env_steps": 500, "frames": 2000}
+    rows.append(evaluation | {"seconds": 1.5, "updates": 1})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_run_is_read_with_its_last_score_and_what_was_skipped(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", [-20.0, -5.0, 3.0]))
+    assert run.score == 3.0
+    assert run.game == "pong"
+    assert run.skipped_updates == 2
+    assert run.column("minutes").tolist() == pytest.approx([0.05, 0.1, 0.15])
+    assert len(run.evaluations) == 1
+    assert np.isnan(run.column("no_such_figure")).all()
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path: Path) -> None:
+    runs = [
+        read_run(make_run(tmp_path / "a", [1.0], seed=1)),
+        read_run(make_run(tmp_path / "b", [2.0], seed=2, lr=0.5)),
+        read_run(make_run(tmp_path / "c", [3.0], seed=3)),
+    ]
+    lr = runs[0].config.optimizer.lr
+    assert differences(runs) == {"optimizer.lr": [lr, 0.5, lr]}
+    groups = group(runs)
+    assert [each.label for each in groups] == [f"toy, lr {lr}", "toy, lr 0.5"]
+    assert [[run.path.name for run in each.runs] for each in groups] == [["a", "c"], ["b"]]
+    assert [each.label for each in group(runs[:1])] == ["toy"]
+
+
+def test_a_mean_curve_is_the_mean_over_seeds_as_far_as_all_of_them_got(tmp_path: Path) -> None:
+    """Lines of slopes 1 and 3 per 1,000 steps: their mean has slope 2, every resample lies between them."""
+    slow = read_run(make_run(tmp_path / "slow", [1.0 * n for n in range(1, 11)]))
+    fast = read_run(make_run(tmp_path / "fast", [3.0 * n for n in range(1, 8)]))
+    curve = mean_curve([slow, fast], "env_steps")
+    assert (curve.x[0], curve.x[-1]) == (1000, 7000)
+    np.testing.assert_allclose(curve.mean, curve.x / 1000 * 2)
+    np.testing.assert_allclose(curve.low, curve.x / 1000)
+    np.testing.assert_allclose(curve.high, curve.x / 1000 * 3)
+    alone = mean_curve([slow], "minutes")
+    assert alone.x[-1] == pytest.approx(0.5)
+    np.testing.assert_array_equal(alone.low, alone.high)
+
+
+def test_human_normalised_scores_and_published_ones() -> None:
+    assert human_normalized("pong", -20.7) == 0
+    assert human_normalized("pong", 14.6) == pytest.approx(1)
+    assert human_normalized("breakout", 30.5 * 2 - 1.7) == pytest.approx(2)
+    assert human_normalized(None, 3.0) is None
+    assert published_scores("pong")["A2C, 40M frames (Schulman et al. 2017, arXiv:1707.06347)"] == 19.7
+    assert published_scores("unknown") == {}
+
+
+def test_the_interquartile_mean_over_games_and_seeds(tmp_path: Path) -> None:
+    """Normalised scores 0, 0.5, 1, 9: the mean of the middle half is 0.75."""
+    scores = {("pong", 1): -20.7, ("pong", 2): -20.7 + 35.3 / 2, ("breakout", 1): 30.5, ("breakout", 2): 1.7 + 9 * 28.8}
+    paths = [make_run(tmp_path / f"{env}{seed}", [s], env, seed=seed) for (env, seed), s in scores.items()]
+    page = write_report(paths, tmp_path / "out").read_text()
+    row = re.search(r"<td>toy</td><td>2</td><td>4</td><td>([\d.]+)</td>\s*<td>\[([-\d.]+), ([-\d.]+)\]", page)
+    assert row is not None
+    iqm, low, high = map(float, row.groups())
+    assert iqm == 0.75
+    assert 0 <= low <= 0.75 <= high <= 9
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a real run with evaluations and a video."""
+    path = tmp_path_factory.mktemp("report") / "run <1>"
+    train(configure(TOY, "CartPole-v1", path, runtime="serial", num_envs=3, total_steps=3000, eval_updates=40))
+    assert main(["eval", str(path), "--episodes", "5"]) == 0
+    assert main(["play", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--window-size=1100,900", "--host-resolver-rules=MAP * 0.0.0.0"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_works_in_a_browser_offline(trained: Path, tmp_path: Path, browser: webdriver.Chrome) -> None:
+    page = write_report([trained], tmp_path)
+    text = page.read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text), "the page needs another file"
+    ids = Counter(re.findall(r' id="([^"]+)"', text))
+    referenced = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    assert len(referenced) > 10
+    assert {ids[name] for name in referenced} == {1}, "a hidden figure may hold what another refers to"
+    browser.get(page.as_uri())
+    assert "CartPole-v1" in browser.title
+    panels = browser.find_elements(By.CSS_SELECTOR, ".panel")
+    assert [panel.is_displayed() for panel in panels] == [True, False, False]
+    browser.find_element(By.XPATH, "//label[text()='minutes of training']").click()
+    assert [panel.is_displayed() for panel in panels] == [False, False, True]
+    cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "td")]
+    result = json.loads(next((trained / "evaluations").glob("*-5.json")).read_text())
+    assert f"{result['mean']:.2f}" in cells
+    assert "run <1>" in cells, "a name is text, not markup"
+
+    video = browser.find_element(By.CSS_SELECTOR, "video")
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return arguments[0].readyState", video) >= 2)
+    width, height, seconds = (video.get_property(name) for name in ("videoWidth", "videoHeight", "duration"))
+    assert (width, height) == (860, 420)
+    browser.execute_script("arguments[0].play()", video)
+    WebDriverWait(browser, 10).until(lambda _: video.get_property("currentTime") > min(0.1, seconds / 2))
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_ink_of_the_curves_follows_the_color_scheme(
+    trained: Path, tmp_path: Path, browser: webdriver.Chrome, scheme: str
+) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(write_report([trained], tmp_path).as_uri())
+
+    def brightness(selector: str, name: str) -> float:
+        color = browser.find_element(By.CSS_SELECTOR, selector).value_of_css_property(name)
+        return float(np.mean([int(part) for part in re.findall(r"\d+", color)[:3]]))
+
+    background = brightness(".card", "background-color")
+    for selector, name in (
+        ("td", "color"),
+        (".panel svg text", "fill"),
+        (".panel svg [style*='currentColor']", "color"),
+    ):
+        assert abs(brightness(selector, name) - background) > 100
+    assert (background > 128) == (scheme == "light")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "config.json").unlink(), "is not a run directory"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "has the run begun?"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "has no figures yet: train it longer"),
+        (lambda run: (run / "evaluations" / "x.json").write_text('{"mean": "<b>"}'), "is not a readable evaluation"),
+    ],
+)
+def test_a_damaged_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, damage: Any, message: str) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0])
+    (run / "evaluations").mkdir()
+    damage(run)
+    assert main(["report", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_folder_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0])
+    assert main(["report", str(run)]) == 0
+    assert f"written to {run}/report/report.html" in capsys.readouterr().out
+    assert {file.name for file in (run / "report").iterdir()} == {
+        "report.html",
+        *(f"pong-{axis}.png" for axis in ("env_steps", "frames", "minutes")),
+    }
+    (tmp_path / "file").touch()
+    assert main(["report", str(run), "--output", str(tmp_path / "file")]) == 2
+    assert "give another --output" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing(capsys: pytest.CaptureFixture) -> None:
+    assert main(["report"]) == 2
+    assert "no run given" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is not a run directory"):
+        write_report([Path("no/such/run")], Path("nowhere"))
+    assert not Path("nowhere").exists()
