@@ -24,9 +24,9 @@ LAYERS = (
     ("gradients", "parameters"),
     ("worker", "checkpoint"),
     ("player",),
-    ("evaluate", "video"),
+    ("evaluation", "video"),
     ("runtimes", "report"),
-    ("bench",),
+    ("bench", "api"),
     ("cli",),
     ("__main__",),
 )
@@ -59,6 +59,7 @@ def _imports(file: Path) -> set[str]:
 
 
 IMPORTS = {module: _imports(file) for module, file in MODULES.items()}
+IMPORTS["arcadia"] -= {"arcadia.api"}  # whose names the package hands on, when they are first used
 
 
 def _part(module: str) -> str:

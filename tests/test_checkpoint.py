@@ -30,7 +30,7 @@ from arcadia.checkpoint import (
     take_checkpoint,
 )
 from arcadia.config import OptimizerConfig, TrainConfig
-from arcadia.evaluate import evaluate_run
+from arcadia.evaluation import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
 from arcadia.runtimes import resume, train

@@ -22,7 +22,7 @@ from toy_envs import (
 from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
 from arcadia.config import EnvConfig
 from arcadia.envs import EnvFactory
-from arcadia.evaluate import evaluate_run
+from arcadia.evaluation import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.normalize import CLIP

@@ -16,7 +16,7 @@ from toy_envs import TOY, configure
 from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import make_camera, make_vector_env
-from arcadia.evaluate import evaluate_run
+from arcadia.evaluation import evaluate_run
 from arcadia.player import Decision, Game, Recording
 from arcadia.recipes import recipe
 from arcadia.runtimes import train

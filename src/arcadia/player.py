@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
-from arcadia.models import FlatParameters, build_model, torso_dtype
+from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.rollout import EpisodeTracker, starts_anew
 from arcadia.types import Actions, DivergedError, Episode, ModelOutput, UserError
@@ -100,19 +100,8 @@ class Player:
         Raises:
             UserError: the snapshot does not fit the model.
         """
-        if len(snapshot.parameters) != self._parameters.size:
-            raise UserError(
-                f"the checkpoint holds {len(snapshot.parameters)} parameters, the model in config.json "
-                f"has {self._parameters.size}: use the checkpoint's own config.json"
-            )
-        if len(snapshot.statistics) != self._model.statistics_size:
-            raise UserError(
-                f"the checkpoint holds {len(snapshot.statistics)} running statistics, config.json "
-                f"asks for {self._model.statistics_size}: use the checkpoint's own config.json"
-            )
+        load_snapshot(snapshot, self._model, self._parameters)
         self._snapshot, self._started = snapshot, time.perf_counter()
-        self._parameters.load(torch.from_numpy(snapshot.parameters))
-        self._model.load_statistics(torch.from_numpy(snapshot.statistics))
         num_envs = self._env.num_envs
         self._observation = self._env.reset()
         self._state = self._model.initial_state(num_envs)
@@ -165,3 +154,23 @@ class Player:
     def num_finished(self) -> int:
         """Games finished since `start`."""
         return len(self._episodes)
+
+
+def load_snapshot(snapshot: Snapshot, model: ActorCritic, parameters: FlatParameters) -> None:
+    """Copy a snapshot into a model whose parameters are views of `parameters`.
+
+    Raises:
+        UserError: the snapshot is of another model.
+    """
+    if len(snapshot.parameters) != parameters.size:
+        raise UserError(
+            f"the checkpoint holds {len(snapshot.parameters)} parameters, the model in config.json "
+            f"has {parameters.size}: use the checkpoint's own config.json"
+        )
+    if len(snapshot.statistics) != model.statistics_size:
+        raise UserError(
+            f"the checkpoint holds {len(snapshot.statistics)} running statistics, config.json "
+            f"asks for {model.statistics_size}: use the checkpoint's own config.json"
+        )
+    parameters.load(torch.from_numpy(snapshot.parameters))
+    model.load_statistics(torch.from_numpy(snapshot.statistics))

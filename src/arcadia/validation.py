@@ -1,6 +1,7 @@
 """Checking settings, and reading them back from config.json."""
 
 import dataclasses
+import difflib
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -94,6 +95,24 @@ def validate(config: TrainConfig) -> None:
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "
             "give a clip_range, such as --clip-range 0.2"
         )
+
+
+def with_settings(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
+    """Return `config` with settings by the names they have on the command line, such as lr or num_steps.
+
+    Raises:
+        UserError: names an unknown setting (and the closest one), or a value that is unusable.
+    """
+    data = config.to_dict()
+    sections = [section for section in data.values() if isinstance(section, dict)]
+    for name, value in settings.items():
+        section = next((section for section in sections if name in section), None)
+        if section is None:
+            known = [key for section in sections for key in section]
+            closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown setting {name!r}; closest: {closest}")
+        section[name] = [value] if name == "num_steps" and isinstance(value, int) else value
+    return config_from_dict(data)
 
 
 def config_from_dict(data: Any) -> TrainConfig:

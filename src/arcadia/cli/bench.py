@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 
-from arcadia.cli.common import Switch, default_recipe, env_first, parse
+from arcadia.cli.common import Switch, env_first, parse
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ def bench(arguments: list[str]) -> int:
         args=arguments,
     )
     from arcadia.bench import bench
+    from arcadia.recipes import default_recipe
 
     result = bench(
         given.env,

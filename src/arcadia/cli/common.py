@@ -49,10 +49,3 @@ def value_of(flag: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"{flag}="):
             return argument.removeprefix(f"{flag}=")
     return None
-
-
-def default_recipe(env: str | None) -> str:
-    from arcadia.envs.factory import find
-    from arcadia.envs.names import AtariName
-
-    return "control" if env and not isinstance(find(env), AtariName) else "atari"

@@ -11,7 +11,7 @@ from arcadia.cli.common import Run, Switch, parse
 from arcadia.types import UserError
 
 if TYPE_CHECKING:
-    from arcadia.evaluate import Evaluated
+    from arcadia.evaluation import Evaluated
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def evaluate(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
-    from arcadia.evaluate import evaluate_run, save_evaluation
+    from arcadia.evaluation import evaluate_run, save_evaluation
 
     if given.videos:
         from arcadia.video import check_video_path
@@ -104,7 +104,7 @@ def play(arguments: list[str]) -> int:
         "(value) and how probable each action is.",
         args=arguments,
     )
-    from arcadia.evaluate import evaluate_run
+    from arcadia.evaluation import evaluate_run
     from arcadia.video import check_video_path, show
 
     if not given.run.is_dir():
@@ -130,7 +130,7 @@ def play(arguments: list[str]) -> int:
 
 
 def _default_path(run: Path, evaluated: "Evaluated", name: str) -> Path:
-    from arcadia.evaluate import evaluation_name
+    from arcadia.evaluation import evaluation_name
 
     (run / "videos").mkdir(exist_ok=True)
     return run / "videos" / f"{evaluation_name(evaluated.result)}-{name}.mp4"

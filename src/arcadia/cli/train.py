@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from arcadia.cli.common import Run, default_recipe, env_first, parse, value_of
+from arcadia.cli.common import Run, env_first, parse, value_of
 
 if TYPE_CHECKING:
     from arcadia.runtimes import TrainResult
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def train(arguments: list[str]) -> int:
     from arcadia.config import TrainConfig
-    from arcadia.recipes import recipe
+    from arcadia.recipes import default_recipe, recipe
 
     arguments, env = env_first(arguments)
     name = value_of("--recipe", arguments)

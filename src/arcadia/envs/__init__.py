@@ -1,6 +1,17 @@
 """Environments behind one interface. Only this package imports gymnasium and ale_py."""
 
 from arcadia.envs.factory import game_of, make_camera, make_vector_env, spec_of
+from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 
-__all__ = ["Camera", "EnvFactory", "EnvSpec", "VectorEnv", "game_of", "make_camera", "make_vector_env", "spec_of"]
+__all__ = [
+    "Camera",
+    "EnvFactory",
+    "EnvSpec",
+    "GymVectorEnv",
+    "VectorEnv",
+    "game_of",
+    "make_camera",
+    "make_vector_env",
+    "spec_of",
+]

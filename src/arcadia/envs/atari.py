@@ -98,7 +98,7 @@ class Atari:
 
     def step(self, action: Actions) -> Timestep:
         check_actions(action, self.num_envs, self.spec)
-        action = action + self._first_action
+        action = self.native_action(action)
         forced = np.zeros(self.num_envs, np.bool_)
         for index, queue in enumerate(self._queues):
             if queue and not self._resetting[index]:
@@ -125,6 +125,9 @@ class Atari:
             frames,
             forced,
         )
+
+    def native_action(self, action: Actions) -> Actions:
+        return action + self._first_action
 
     def picture(self, index: int) -> Picture:
         """Return the emulator's picture of one game, [height, width, 3]. Only where frames are made from RGB."""

@@ -146,9 +146,10 @@ def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpe
 
 
 def game_of(name: str) -> str | None:
-    """Return the ROM name of an Atari id, such as "space_invaders"; None for any other environment, known or not."""
-    try:
-        found = find(name)
-    except UserError:
-        return None
+    """Return the ROM name of an Atari id, such as "space_invaders"; None for any other environment.
+
+    Raises:
+        UserError: there is no such environment.
+    """
+    found = find(name)
     return found.game if isinstance(found, AtariName) else None

@@ -51,9 +51,7 @@ class GymVectorEnv:
 
     def step(self, action: Actions) -> Timestep:
         check_actions(action, self.num_envs, self.spec)
-        if self._rescale is not None:
-            action = self._rescale(action)
-        observation, reward, terminated, truncated, _ = self._env.step(action)
+        observation, reward, terminated, truncated, _ = self._env.step(self.native_action(action))
         frames = (~self._resetting).astype(np.int64)
         self._resetting = terminated | truncated
         return Timestep(
@@ -64,6 +62,9 @@ class GymVectorEnv:
             self._resetting.copy(),
             frames,
         )
+
+    def native_action(self, action: Actions) -> Actions:
+        return action if self._rescale is None else self._rescale(action)
 
     def picture(self, index: int) -> Picture:
         """Return what environment `index` shows. Only where it was made with render_mode "rgb_array".

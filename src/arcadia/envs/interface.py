@@ -49,6 +49,9 @@ class VectorEnv(Protocol):
             ValueError: an action lies outside [0, num_actions), or is not finite.
         """
 
+    def native_action(self, action: Actions) -> Actions:
+        """Return what the underlying environment's own `step` takes for actions of this interface."""
+
     def close(self) -> None:
         """Release what the environments hold."""
 

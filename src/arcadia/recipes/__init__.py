@@ -10,7 +10,7 @@ from arcadia.types import UserError
 
 RECIPES: dict[str, Recipe] = TUNED | ATARI | CONTROL
 
-__all__ = ["RECIPES", "Recipe", "describe", "overview", "recipe"]
+__all__ = ["RECIPES", "Recipe", "default_recipe", "describe", "overview", "recipe"]
 
 
 def recipe(name: str) -> Recipe:
@@ -22,6 +22,17 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}: choose from {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def default_recipe(env: str | None) -> str:
+    """Return the name of our tuned recipe for an environment.
+
+    Raises:
+        UserError: there is no such environment.
+    """
+    from arcadia.envs import game_of  # slow to import
+
+    return "control" if env and game_of(env) is None else "atari"
 
 
 def overview() -> str:

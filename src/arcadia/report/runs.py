@@ -72,6 +72,10 @@ def read_run(path: Path) -> Run:
     """
     config = load_config(path)
     try:
+        game = game_of(config.env.env)
+    except UserError:  # an environment of the caller's own
+        game = None
+    try:
         rows = [row for row in read_metrics(path) if isinstance(row, dict) and "kind" in row]
     except OSError as error:
         raise UserError(f"{path}/metrics.jsonl cannot be read ({error.strerror}): has the run begun?") from None
@@ -81,7 +85,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path,
         config,
-        game_of(config.env.env),
+        game,
         train,
         [row for row in rows if row["kind"] == "evaluation"],
         sum(int(row["skipped_updates"]) for row in rows if row["kind"] == "skipped"),

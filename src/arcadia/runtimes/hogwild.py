@@ -20,7 +20,7 @@ import torch.multiprocessing
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
-from arcadia.evaluate import PeriodicEvaluator
+from arcadia.evaluation import PeriodicEvaluator
 from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
 from arcadia.runtimes.supervise import StopReason, Supervisor, limit_reached

@@ -2,7 +2,7 @@
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
-from arcadia.evaluate import PeriodicEvaluator
+from arcadia.evaluation import PeriodicEvaluator
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.runtimes.supervise import StopReason, Supervisor
 from arcadia.worker import Worker

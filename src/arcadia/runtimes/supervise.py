@@ -18,7 +18,7 @@ from arcadia.checkpoint import (
     take_checkpoint,
 )
 from arcadia.config import RuntimeConfig, TrainConfig
-from arcadia.evaluate import summarize
+from arcadia.evaluation import summarize
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot

@@ -13,7 +13,7 @@ from toy_envs import TOY, Choice, configure, make_choice, make_numbered
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, spec_of
-from arcadia.evaluate import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
+from arcadia.evaluation import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot

@@ -117,6 +117,21 @@ class _Mode:
     next_start: float = 0.0  # monotonic seconds
 
 
+def load_run_snapshot(run: Path, *, best: bool) -> tuple[Path, Snapshot]:
+    """Read a run's newest or best parameters; return their file too.
+
+    Raises:
+        UserError: there are none yet, or the file is unusable.
+    """
+    path = best_checkpoint(run) if best else newest_checkpoint(run)
+    if path is None or not path.exists():
+        raise UserError(f"{run} has no {'best evaluation' if best else 'checkpoint'} yet: train it longer")
+    checkpoint = load_checkpoint(path)
+    env_steps, frames, updates, _ = checkpoint.counters.sum(0).tolist()
+    parameters, statistics = checkpoint.parameters.numpy(), checkpoint.statistics.sum(0).numpy()
+    return path, Snapshot(parameters, statistics, env_steps, frames, updates)
+
+
 class Evaluated(NamedTuple):
     """Games played with a run's parameters."""
 
@@ -151,12 +166,7 @@ def evaluate_run(
     if seed < 0:
         raise UserError(f"seed must be >= 0, got {seed}")
     config = load_config(run)
-    path = best_checkpoint(run) if best else newest_checkpoint(run)
-    if path is None or not path.exists():
-        raise UserError(f"{run} has no {'best evaluation' if best else 'checkpoint'} yet: train it longer")
-    checkpoint = load_checkpoint(path)
-    env_steps, frames, updates, _ = checkpoint.counters.sum(0).tolist()
-    parameters, statistics = checkpoint.parameters.numpy(), checkpoint.statistics.sum(0).numpy()
+    path, snapshot = load_run_snapshot(run, best=best)
     player = Player(
         config,
         make_env,
@@ -167,7 +177,7 @@ def evaluate_run(
         num_threads=num_envs,
         record=record,
     )
-    player.start(Snapshot(parameters, statistics, env_steps, frames, updates))
+    player.start(snapshot)
     evaluation = None
     while evaluation is None:
         evaluation = player.step()
@@ -177,8 +187,8 @@ def evaluate_run(
         "env": config.env.env,
         "mode": mode,
         "checkpoint": path.name if not best else f"best/{path.name}",
-        "env_steps": env_steps,
-        "frames": frames,
+        "env_steps": snapshot.env_steps,
+        "frames": snapshot.frames,
         "seed": seed,
         **summarize(evaluation.episodes),
         "scores": [episode.episode_return for episode in evaluation.episodes],

@@ -1,0 +1,124 @@
+"""Arcadia from Python: what the command line does, and an agent to play with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arcadia.checkpoint import load_config
+from arcadia.config import TrainConfig
+from arcadia.envs import EnvFactory, make_vector_env
+from arcadia.evaluation import evaluate_run, load_run_snapshot
+from arcadia.models import FlatParameters, build_model, torso_dtype
+from arcadia.parameters import Snapshot
+from arcadia.player import load_snapshot
+from arcadia.recipes import default_recipe
+from arcadia.recipes import recipe as find_recipe
+from arcadia.runtimes import TrainResult
+from arcadia.runtimes import train as run_training
+from arcadia.types import Actions, Observations, UserError
+from arcadia.validation import with_settings
+
+
+def train(
+    env: str, *, recipe: str | None = None, make_env: EnvFactory = make_vector_env, **settings: Any
+) -> TrainResult:
+    """Train a new agent, as `arcadia train` does; the result names the run directory.
+
+    Workers are spawned: a script calls this under `if __name__ == "__main__":`.
+
+    Args:
+        env: id of the environment, or any name where `make_env` is given.
+        recipe: default: our tuned one for the environment.
+        make_env: builds environments of your own; a function of a module, for workers import it by name.
+        settings: by their names on the command line: seed=2, lr=3e-4, num_steps=20, total_minutes=5, run_dir="runs/x".
+
+    Raises:
+        UserError: a setting or the environment is unusable.
+        ProcessError, DivergedError: training failed; a checkpoint has been written.
+    """
+    if recipe is None:
+        recipe = default_recipe(env) if make_env is make_vector_env else "control"
+    return run_training(with_settings(find_recipe(recipe).config, settings | {"env": env}), make_env=make_env)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 100,
+    greedy: bool = False,
+    best: bool = False,
+    num_envs: int = 16,
+    seed: int = 1_000_000,
+    on_progress: Callable[[int], None] = lambda finished: None,
+    make_env: EnvFactory = make_vector_env,
+) -> dict[str, Any]:
+    """Play whole games with a run's newest or best parameters; return mean, interval, scores and so on.
+
+    Raises:
+        UserError: the run or its checkpoint is unusable, or an argument is out of range.
+    """
+    return evaluate_run(
+        Path(run),
+        episodes=episodes,
+        greedy=greedy,
+        best=best,
+        num_envs=num_envs,
+        seed=seed,
+        on_progress=on_progress,
+        make_env=make_env,
+    ).result
+
+
+def load(run: str | Path, *, best: bool = False, seed: int = 0, make_env: EnvFactory = make_vector_env) -> "Agent":
+    """Return the agent of a run, with its newest or best parameters.
+
+    Raises:
+        UserError: the run or its checkpoint is unusable.
+    """
+    config = load_config(Path(run))
+    return Agent(config, load_run_snapshot(Path(run), best=best)[1], seed=seed, make_env=make_env)
+
+
+class Agent:
+    """A trained policy that acts on one observation at a time.
+
+    Attributes:
+        observation_shape: of what `act` takes; of Atari a stack of frames, made as the run's configuration says.
+    """
+
+    def __init__(self, config: TrainConfig, snapshot: Snapshot, *, seed: int, make_env: EnvFactory) -> None:
+        self._env = make_env(config.env, num_envs=1, seed=seed)  # for its shapes and its own numbering of actions
+        self.observation_shape = self._env.spec.observation_shape
+        self._model = build_model(config.model, self._env.spec, seed=0, dtype=torso_dtype(config.model))
+        load_snapshot(snapshot, self._model, FlatParameters(self._model))
+        self._inputs = torch.empty(1, 1, *self.observation_shape, dtype=self._model.dtype)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the episode so far: the next observation is a new one's first."""
+        self._state = self._model.initial_state(1)
+
+    @torch.no_grad()
+    def act(self, observation: Observations, *, greedy: bool = False) -> Actions:
+        """Return an action as the environment's own `step` takes it: [] int64 or, if continuous, [D].
+
+        Args:
+            observation: [*observation_shape], raw.
+            greedy: the most probable action instead of a sampled one.
+
+        Raises:
+            UserError: the observation has another shape.
+        """
+        observation = np.asarray(observation)
+        if observation.shape != self.observation_shape:
+            raise UserError(f"observation must have shape {self.observation_shape}, got {observation.shape}")
+        self._model.normalizer.apply(observation[None], out=self._inputs[0])
+        output = self._model(self._inputs, torch.zeros(1, 1, dtype=torch.bool), self._state)
+        self._state = output.state
+        action = output.policy.mode() if greedy else output.policy.sample(self._generator)  # [1, 1] or [1, 1, D]
+        native: Actions = self._env.native_action(action[0].numpy())[0]
+        return native
