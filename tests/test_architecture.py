@@ -19,7 +19,7 @@ LAYERS = (
     ("config",),
     ("validation",),
     ("envs",),
-    ("models", "returns", "optimizers", "schedules", "recipes", "terminal"),
+    ("models", "returns", "optimizers", "schedules", "recipes", "terminal", "published"),
     ("rollout", "loss", "metrics"),
     ("gradients", "parameters"),
     ("worker", "checkpoint"),

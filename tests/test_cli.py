@@ -254,7 +254,7 @@ def test_a_bad_value_for_bench_is_refused(arcadia):
 
 
 def test_an_unknown_command_is_refused_and_none_shows_the_usage(arcadia):
-    assert_one_line(arcadia("trian", "pong"), "'trian'", "train, resume, eval, recipes, bench")
+    assert_one_line(arcadia("trian", "pong"), "'trian'", "train, resume, eval, play, report, recipes, bench")
     ended = arcadia()
     assert ended.code == 2
     assert ended.out.startswith("usage: arcadia")

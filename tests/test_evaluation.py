@@ -22,15 +22,17 @@ from arcadia.runtimes import train
 from arcadia.types import Episode, UserError
 
 
-def episodes(scores: list[float]) -> tuple[Episode, ...]:
-    return tuple(Episode(score, 10 + index, 0.5) for index, score in enumerate(scores))
+def games(scores: list[float], *, greedy: bool = False) -> Evaluation:
+    played = tuple(Episode(score, 10 + index, 0.5) for index, score in enumerate(scores))
+    return Evaluation(greedy, Snapshot(np.zeros(1, np.float32), np.zeros(0), 0, 0, 0), played, 1.0)
 
 
 def test_a_summary_of_four_games_computed_by_hand():
-    summary = summarize(episodes([1.0, 2.0, 3.0, 6.0]))
+    summary = summarize(games([1.0, 2.0, 3.0, 6.0]), "pong")
     low, high = summary.pop("ci95")
     assert summary == {
         "episodes": 4,
+        "distinct_episodes": 4,
         "mean": 3.0,
         "std": pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3)),
         "median": 2.5,
@@ -43,17 +45,34 @@ def test_a_summary_of_four_games_computed_by_hand():
 
 def test_the_interval_of_many_games_is_the_normal_one():
     scores = np.random.default_rng(3).normal(50, 8, 400)
-    low, high = summarize(episodes(scores.tolist()))["ci95"]
+    low, high = summarize(games(scores.tolist()), "pong")["ci95"]
     half_width = 1.96 * scores.std(ddof=1) / math.sqrt(400)
     assert low == pytest.approx(scores.mean() - half_width, abs=0.05 * half_width)
     assert high == pytest.approx(scores.mean() + half_width, abs=0.05 * half_width)
-    assert summarize(episodes(scores.tolist()))["ci95"] == [low, high], "the resamples have a fixed seed"
+    assert summarize(games(scores.tolist()), "pong")["ci95"] == [low, high], "the resamples have a fixed seed"
 
 
 def test_the_summary_of_one_game_is_that_game():
-    summary = summarize(episodes([-7.0]))
+    summary = summarize(games([-7.0]), "pong")
     assert [summary[name] for name in ("mean", "median", "min", "max", "std")] == [-7.0, -7.0, -7.0, -7.0, 0.0]
     assert summary["ci95"] == [-7.0, -7.0]
+
+
+@pytest.mark.parametrize(
+    ("env", "has_interval"),
+    [("pong", False), ("PongNoFrameskip-v4", False), ("Pong-v4", True), ("ALE/Pong-v5", True), ("CartPole-v1", True)],
+)
+def test_games_that_repeat_themselves_have_no_interval(env, has_interval):
+    """Greedy play without sticky actions or random frame skip; an unknown id is an environment of the caller's own."""
+    assert (summarize(games([1.0, 2.0], greedy=True), env)["ci95"] is not None) == has_interval
+    assert summarize(games([1.0, 2.0]), env)["ci95"] is not None
+    assert summarize(games([1.0, 2.0], greedy=True), "mine")["ci95"] is not None
+
+
+def test_games_of_equal_score_and_length_are_one():
+    one = Episode(3.0, 10, None)
+    evaluation = games([])._replace(episodes=(one, one, one._replace(length=11), one._replace(episode_return=4.0), one))
+    assert summarize(evaluation, "pong")["distinct_episodes"] == 3
 
 
 # --------------------------------------------------------------------------------------------------------------- Player

@@ -17,8 +17,8 @@ from toy_envs import TOY, configure
 
 from arcadia.checkpoint import create_run
 from arcadia.cli import main
+from arcadia.published import human_normalized, published_scores
 from arcadia.report import write_report
-from arcadia.report.published import human_normalized, published_scores
 from arcadia.report.runs import differences, group, mean_curve, read_run
 from arcadia.runtimes import train
 from arcadia.types import UserError

@@ -17,30 +17,51 @@ from arcadia.checkpoint import (
     write_atomically,
 )
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, make_vector_env
+from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player, Recording
-from arcadia.types import Episode, UserError
+from arcadia.published import human_normalized
+from arcadia.types import UserError
 
 
-def summarize(episodes: tuple[Episode, ...]) -> dict[str, Any]:
-    """Describe the scores: mean, std (n - 1), median, min, max and a 95% interval of the mean.
+def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
+    """Describe the scores of an evaluation on `env`.
 
-    The interval is the percentile bootstrap with 10,000 resamples (Efron 1979), from a fixed seed.
+    The 95% interval of the mean is the percentile bootstrap with 10,000 resamples (Efron 1979), from a fixed seed. It
+    is None where the most probable actions always lead to the same few games, which no interval can speak for; how many
+    differ in score or length is `distinct_episodes`.
     """
+    episodes = evaluation.episodes
     scores = np.array([episode.episode_return for episode in episodes])
-    draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
-    low, high = np.percentile(draws.mean(1), [2.5, 97.5])
+    interval = None
+    if not (evaluation.greedy and _repeats_itself(env)):
+        draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
+        interval = np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
     return {
         "episodes": len(scores),
+        "distinct_episodes": len({(episode.episode_return, episode.length) for episode in episodes}),
         "mean": float(scores.mean()),
         "std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
         "median": float(np.median(scores)),
         "min": float(scores.min()),
         "max": float(scores.max()),
-        "ci95": [float(low), float(high)],
+        "ci95": interval,
         "mean_length": float(np.mean([episode.length for episode in episodes])),
     }
+
+
+def _repeats_itself(env: str) -> bool:
+    try:
+        return repeats_itself(env)
+    except UserError:  # an environment of the caller's own
+        return False
+
+
+def _human_normalized(env: str, score: float) -> float | None:
+    try:
+        return human_normalized(game_of(env), score)
+    except UserError:
+        return None
 
 
 class PeriodicEvaluator:
@@ -190,7 +211,8 @@ def evaluate_run(
         "env_steps": snapshot.env_steps,
         "frames": snapshot.frames,
         "seed": seed,
-        **summarize(evaluation.episodes),
+        **(summary := summarize(evaluation, config.env.env)),
+        "human_normalized": _human_normalized(config.env.env, summary["mean"]),
         "scores": [episode.episode_return for episode in evaluation.episodes],
     }
     return Evaluated(config, result, player.recording)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arcadia.cli.common import Run, Switch, parse
 from arcadia.types import UserError
@@ -63,21 +63,31 @@ def evaluate(arguments: list[str]) -> int:
     if given.json:
         print(json.dumps(result))
     else:
-        low, high = result["ci95"]
-        print(
-            f"{result['env']}, {result['episodes']} {result['mode']} games at {result['env_steps']:,} "
-            f"env_steps\n"
-            f"mean {result['mean']:.2f}   95% interval [{low:.2f}, {high:.2f}]   std {result['std']:.2f}\n"
-            f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
-            f"mean length {result['mean_length']:.0f} decisions\n"
-            f"written to {path}"
-        )
+        print(_describe(result))
+        print(f"written to {path}")
     if given.videos:
         scores = result["scores"]
         ranked = sorted(range(len(scores)), key=scores.__getitem__)
         for name, game in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
             _record(evaluated, game, _default_path(given.run, evaluated, f"{name}-of-{given.episodes}"))
     return 0
+
+
+def _describe(result: dict[str, Any]) -> str:
+    interval = "" if result["ci95"] is None else "   95% interval [{:.2f}, {:.2f}]".format(*result["ci95"])
+    human = "" if result["human_normalized"] is None else f"   human-normalised {result['human_normalized']:.2f}"
+    lines = [
+        f"{result['env']}, {result['episodes']} {result['mode']} games at {result['env_steps']:,} env_steps",
+        f"mean {result['mean']:.2f}{interval}   std {result['std']:.2f}{human}",
+        f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
+        f"mean length {result['mean_length']:.0f} decisions",
+    ]
+    if result["ci95"] is None:
+        lines.append(
+            f"{result['distinct_episodes']} of these games are distinct: with the most probable actions and no sticky "
+            "ones this game repeats itself, so there is no interval"
+        )
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Environments behind one interface. Only this package imports gymnasium and ale_py."""
 
-from arcadia.envs.factory import game_of, make_camera, make_vector_env, spec_of
+from arcadia.envs.factory import game_of, make_camera, make_vector_env, repeats_itself, spec_of
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 
@@ -13,5 +13,6 @@ __all__ = [
     "game_of",
     "make_camera",
     "make_vector_env",
+    "repeats_itself",
     "spec_of",
 ]

@@ -153,3 +153,15 @@ def game_of(name: str) -> str | None:
     """
     found = find(name)
     return found.game if isinstance(found, AtariName) else None
+
+
+def repeats_itself(name: str) -> bool:
+    """Return whether the same actions always lead to the same game, but for the no-ops at its start.
+
+    True of Atari ids without sticky actions or random frame skip.
+
+    Raises:
+        UserError: there is no such environment.
+    """
+    found = find(name)
+    return isinstance(found, AtariName) and found.sticky_probability == 0 and isinstance(found.frame_skip, int)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import arcadia
-from arcadia.report.published import RANDOM_AND_HUMAN, human_normalized, published_scores
+from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report.runs import AXES, Group, Run, differences, group, read_run
 from arcadia.types import UserError
 

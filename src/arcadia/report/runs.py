@@ -96,9 +96,9 @@ def read_run(path: Path) -> Run:
 def _read_evaluation(file: Path) -> dict[str, Any]:
     try:
         evaluation = json.loads(file.read_text())
-        low, high = evaluation["ci95"]
-        figures = [evaluation[name] for name in _EVALUATION]
-        if not all(isinstance(figure, int | float) for figure in (low, high, *figures)):
+        interval = evaluation["ci95"]
+        figures = [evaluation[name] for name in _EVALUATION] + ([0, 0] if interval is None else list(interval))
+        if len(figures) != len(_EVALUATION) + 2 or not all(isinstance(figure, int | float) for figure in figures):
             raise ValueError("a figure is not a number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a readable evaluation ({type(error).__name__}): delete it") from None

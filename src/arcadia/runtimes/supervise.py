@@ -154,7 +154,7 @@ class Supervisor:
         if not all(map(is_finite, evaluation.episodes)):
             self._display.line(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
             return
-        summary = summarize(evaluation.episodes)
+        summary = summarize(evaluation, self._config.env.env)
         row = self._row("evaluation") | {
             "mode": mode,
             "env_steps": snapshot.env_steps,
