@@ -301,7 +301,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_will_be_used(arcadia):
         ]
 
 
-@pytest.mark.parametrize("command", ["resume", "eval", "recipes", "bench"])
+@pytest.mark.parametrize("command", ["resume", "eval", "play", "report", "recipes", "bench"])
 def test_help_for_the_other_commands_exits_with_0(arcadia, command):
     ended = arcadia(command, "--help")
     assert ended.code == 0
@@ -314,7 +314,9 @@ def test_help_for_the_other_commands_exits_with_0(arcadia, command):
 def test_help_and_version_of_the_whole(arcadia):
     ended = arcadia("--help")
     assert ended.code == 0
-    assert all(f"\n  {command}" in ended.out for command in ("train", "resume", "eval", "recipes", "bench"))
+    assert all(
+        f"\n  {command}" in ended.out for command in ("train", "resume", "eval", "play", "report", "recipes", "bench")
+    )
     assert arcadia("--version") == (0, f"arcadia {__version__}\n", "")
 
 
@@ -432,8 +434,23 @@ def test_a_terminal_gets_a_live_table(tmp_path):
     os.close(master)
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
-    for label in ("env steps", "frames", "steps/s", "episodes", "mean-", "best eval", "staleness", "time left"):
+    for label in (
+        "env steps",
+        "frames",
+        "steps/s",
+        "episodes",
+        "mean-",
+        "best eval",
+        "staleness",
+        "time left",
+        "score",
+    ):
         assert label in text, label
+
+
+def test_quiet_training_prints_nothing(tmp_path):
+    ended = subprocess_arcadia("train", "CartPole-v1", *TINY, "--quiet", cwd=tmp_path)
+    assert ended == (0, "", "")
 
 
 def test_stop_score_and_total_minutes_end_a_run(arcadia, tmp_path):

@@ -1,6 +1,7 @@
 """Live progress of a run: a table in a terminal, plain lines in a pipe."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -10,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0  # between lines in a pipe
+NARROW = 60  # columns of a terminal
+SPARKLINE_WIDTH = 24
+BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress(NamedTuple):
@@ -26,6 +30,8 @@ class Progress(NamedTuple):
     figures: dict[str, float]
     seconds: float
     seconds_left: float | None
+    worker_steps_per_s: Sequence[float]
+    score_history: Sequence[float]  # mean_return as it went, oldest first
 
 
 def duration(seconds: float) -> str:
@@ -48,8 +54,8 @@ def plain(progress: Progress) -> str:
     )
 
 
-def table(progress: Progress) -> Table:
-    """Format progress as a table of four columns."""
+def table(progress: Progress, width: int = 80) -> Table:
+    """Format progress as a table of four columns, or two where the terminal is narrow."""
     figures = progress.figures
     left = "-" if progress.seconds_left is None else duration(progress.seconds_left)
     mean_label = "mean-100" if progress.num_returns == 100 else f"mean-{progress.num_returns}"
@@ -60,26 +66,48 @@ def table(progress: Progress) -> Table:
         ("updates", f"{progress.updates:,}", "staleness", f"{figures.get('staleness', 0):.2f}"),
         ("elapsed", duration(progress.seconds), "entropy", f"{figures.get('entropy', 0):.3f}"),
         ("time left", left, "expl. var.", f"{figures.get('explained_variance', 0):.2f}"),
+        ("policy loss", f"{figures.get('policy_loss', 0):.4f}", "value loss", f"{figures.get('value_loss', 0):.4f}"),
+        ("grad. norm", f"{figures.get('gradient_norm', 0):.3f}", "workers", workers(progress.worker_steps_per_s)),
     ]
     result = Table(box=None, show_header=False, pad_edge=False)
-    for style in ("cyan", "bold", "cyan", "bold"):
-        result.add_column(style=style, justify="left" if style == "cyan" else "right", min_width=11)
+    is_narrow = width < NARROW
+    for style in ("cyan", "bold") if is_narrow else ("cyan", "bold", "cyan", "bold"):
+        result.add_column(style=style, justify="left" if style == "cyan" else "right", min_width=11, no_wrap=True)
     for row in cells:
-        result.add_row(*row)
+        for part in (row[:2], row[2:]) if is_narrow else (row,):
+            result.add_row(*part)
+    if len(progress.score_history) > 1:
+        result.add_row("score", sparkline(progress.score_history, SPARKLINE_WIDTH))
     return result
 
 
-class Display:
-    """Shows progress on stdout. Use as a context manager."""
+def workers(steps_per_s: Sequence[float]) -> str:
+    """Format the speed of each worker: all of a few, the slowest and fastest of many."""
+    if len(steps_per_s) > 2:
+        return f"{len(steps_per_s)}: {min(steps_per_s):,.0f} to {max(steps_per_s):,.0f}/s"
+    return " + ".join(f"{rate:,.0f}" for rate in steps_per_s) + "/s"
 
-    def __init__(self, title: str) -> None:
-        self._console = Console(highlight=False)
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw the course of some numbers with `width` characters at most, scaled to their range."""
+    count = min(width, len(values))
+    shown = [values[round(index * (len(values) - 1) / max(count - 1, 1))] for index in range(count)]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+class Display:
+    """Shows progress on stdout, or nothing where it is quiet. Use as a context manager."""
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self._console = Console(highlight=False, quiet=quiet)
         self._title = title
         self._live: Live | None = None
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
         self.line(self._title)
@@ -97,7 +125,7 @@ class Display:
     def update(self, progress: Progress) -> None:
         """Show progress: redraw the table, or print a line every 10 s."""
         if self._live is not None:
-            self._live.update(table(progress), refresh=True)
+            self._live.update(table(progress, self._console.width), refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.line(plain(progress))

@@ -29,7 +29,7 @@ def train(arguments: list[str]) -> int:
     )
     from arcadia.runtimes import train
 
-    return _run(lambda: train(config))
+    return _run(lambda: train(config), quiet=config.runtime.quiet)
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,15 @@ def resume(arguments: list[str]) -> int:
     return _run(lambda: resume(given.run, **options))
 
 
-def _run(session: Callable[[], "TrainResult"]) -> int:
-    """Run a training session and say how it ended."""
+def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
+    """Run a training session and, unless it is quiet, say how it ended."""
     import warnings
 
     warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
     result = session()
+    code = 0 if result.signal_number is None else 128 + result.signal_number
+    if quiet:
+        return code
     score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
     why = {
         "total_steps": "total_steps reached",
@@ -82,4 +85,4 @@ def _run(session: Callable[[], "TrainResult"]) -> int:
     if result.skipped_updates:
         print(f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl")
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}")
-    return 0 if result.signal_number is None else 128 + result.signal_number
+    return code

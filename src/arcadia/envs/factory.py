@@ -65,9 +65,9 @@ def _register_pybullet() -> None:
         raise UserError(_missing("PyBullet", "pybullet")) from None
 
 
-def _make_bullet(name: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+def _make_bullet(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Build a PyBullet environment; its first reset starts the engine, which writes to standard output."""
-    env = gymnasium.make(name, render_mode=render_mode)
+    env = gymnasium.make(name, **kwargs)
     sys.stdout.flush()
     stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -116,12 +116,13 @@ def make_camera(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int
         UserError: as `make_vector_env`, or the environment has no pictures to show.
     """
     config = dataclasses.replace(config, color=True, crop="none", frame_stack=1)
-    return _make(config, num_envs, seed, num_threads, render_mode="rgb_array")
+    try:
+        return _make(config, num_envs, seed, num_threads, render_mode="rgb_array")
+    except TypeError as error:
+        raise UserError(f"{config.env} has no pictures to show: {error}") from None
 
 
-def _make(
-    config: EnvConfig, num_envs: int, seed: int, num_threads: int, render_mode: str | None = None
-) -> "Atari | GymVectorEnv":
+def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwargs: Any) -> "Atari | GymVectorEnv":
     found = find(config.env)
     if isinstance(found, AtariName):
         from arcadia.envs.atari import Atari
@@ -129,7 +130,7 @@ def _make(
         return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     make = _make_bullet if "Bullet" in found else gymnasium.make
     try:
-        return GymVectorEnv(lambda: make(found, render_mode=render_mode), num_envs=num_envs, seed=seed)
+        return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed)
     except (gymnasium.error.Error, ImportError) as error:
         entry_point = str(gymnasium.spec(found).entry_point)
         for extra, package in _EXTRAS.items():

@@ -24,7 +24,8 @@ from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
-from arcadia.runtimes.supervise import StopReason, StopSignals, Supervisor, TrainResult
+from arcadia.runtimes.signals import StopSignals
+from arcadia.runtimes.supervise import StopReason, Supervisor, TrainResult
 from arcadia.terminal import Display
 from arcadia.validation import validate
 
@@ -139,7 +140,7 @@ def _session(
         f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}, in {run}"
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
-    with StopSignals() as signals, Display(title) as display:
+    with StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:
         supervisor = Supervisor(config, model, state, run, display, signals, checkpoint)
         reason: StopReason = "failure"
         try:

@@ -1,13 +1,12 @@
 """What the main process does while workers work: count, log, checkpoint, decide when to stop."""
 
-import signal
 import time
 from collections import deque
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from arcadia.checkpoint import (
     Checkpoint,
@@ -23,6 +22,7 @@ from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_fin
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
+from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
 from arcadia.types import UpdateReport
 
@@ -43,33 +43,6 @@ class TrainResult(NamedTuple):
     seconds: float  # of training, earlier sessions of a resumed run included
     mean_return: float | None  # of the last 100 episodes
     skipped_updates: int  # that were not finite and so not applied
-
-
-class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag; a second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            raise SystemExit(128 + number)
-        self.number = number
 
 
 def limit_reached(state: SharedState, config: RuntimeConfig) -> Literal["total_steps", "total_episodes"] | None:
@@ -118,8 +91,8 @@ class Supervisor:
             self._metrics.write_graph(model)
         self._started = self._last_display = self._last_metrics = time.monotonic()
         self._last_checkpoint = self._started
-        self._session_start_steps = state.counter(ENV_STEPS)
-        self._rates: deque[tuple[float, int]] = deque([(self._started, self._session_start_steps)])
+        self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
+        self._score_history: list[float] = []
         self._latest_figures: dict[str, float] = {}
 
     @property
@@ -256,11 +229,13 @@ class Supervisor:
             return
         self._latest_figures = figures
         mean = self._figures.mean_return
+        if mean is not None:
+            self._score_history.append(mean)
         self._metrics.write(
             self._row("train")
             | {
                 "episodes": self._state.counter(EPISODES),
-                "steps_per_s": self._steps_per_s(),
+                "steps_per_s": float(self._steps_per_s().sum()),
                 **({} if mean is None else {"mean_return_100": mean}),
                 **figures,
             }
@@ -276,8 +251,13 @@ class Supervisor:
             "seconds": round(self.seconds, 3),
         }
 
-    def _steps_per_s(self) -> float:
-        now, env_steps = time.monotonic(), self._state.counter(ENV_STEPS)
+    def _steps_of_workers(self) -> Tensor:
+        """Return the env_steps of each worker [W]."""
+        return self._state.counters[:, ENV_STEPS].clone()
+
+    def _steps_per_s(self) -> Tensor:
+        """Return the speed of each worker [W] over the last seconds."""
+        now, env_steps = time.monotonic(), self._steps_of_workers()
         self._rates.append((now, env_steps))
         while len(self._rates) > 2 and now - self._rates[0][0] > RATE_SECONDS:
             self._rates.popleft()
@@ -285,7 +265,8 @@ class Supervisor:
         return (env_steps - steps_then) / max(now - then, 1e-9)
 
     def _show(self) -> None:
-        env_steps, rate = self._state.counter(ENV_STEPS), self._steps_per_s()
+        env_steps, rates = self._state.counter(ENV_STEPS), self._steps_per_s()
+        rate = float(rates.sum())
         runtime = self._config.runtime
         left = (runtime.total_steps - env_steps) / rate if rate > 0 else None
         if runtime.total_minutes is not None:
@@ -308,5 +289,7 @@ class Supervisor:
                 figures=self._latest_figures,
                 seconds=self.seconds,
                 seconds_left=left,
+                worker_steps_per_s=tuple(rates.tolist()),
+                score_history=self._score_history,
             )
         )

@@ -1,0 +1,85 @@
+"""What a person sees while a run goes on, in terminals of all kinds."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from arcadia.terminal import Progress, sparkline, table, workers
+
+PROGRESS = Progress(
+    env_steps=123_456_789,
+    frames=493_827_156,
+    updates=987_654,
+    episodes=54_321,
+    steps_per_s=2345.6,
+    mean_return=-12.34,
+    num_returns=100,
+    best_evaluation=20.5,
+    figures={"entropy": 1.2, "policy_loss": -0.01, "gradient_norm": 0.7},
+    seconds=86_400.0,
+    seconds_left=3_600.0,
+    worker_steps_per_s=[1200.0, 1145.6],
+    score_history=[-21.0, -20.0, -12.34],
+)
+
+
+def test_a_sparkline_spans_the_range_of_its_values() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 24) == "▁▂▃▄▅▆▇█"
+    assert sparkline([7, 0], 24) == "█▁"
+    assert sparkline([3, 3, 3], 24) == "▁▁▁"
+    long = sparkline(list(range(1000)), 24)
+    assert len(long) == 24
+    assert (long[0], long[-1]) == ("▁", "█")
+
+
+def test_the_speed_of_each_worker() -> None:
+    assert workers([1200.0]) == "1,200/s"
+    assert workers([1200.0, 1145.6]) == "1,200 + 1,146/s"
+    assert workers([900.0, 0.0, 1145.6]) == "3: 0 to 1,146/s"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_figure_fits(width: int) -> None:
+    console = Console(width=width, file=None, record=True, quiet=False)
+    with console.capture() as capture:
+        console.print(table(PROGRESS, width))
+    text = capture.get()
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert "…" not in text
+    for value in (
+        "123,456,789",
+        "493,827,156",
+        "54,321",
+        "-12.34",
+        "20.50",
+        "24:00:00",
+        "1:00:00",
+        "1,200 + 1,146/s",
+        "▁",
+    ):
+        assert value in text
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+@pytest.mark.parametrize("environment", ["", "NO_COLOR=1 "])
+def test_in_a_terminal_of_80_by_24(tmp_path: Path, environment: str) -> None:
+    """tmux keeps the screen as a person would see it: one table, below the lines."""
+    command = f"{sys.executable} -m arcadia train CartPole-v1 --run-dir run --eval-episodes 2 --total-minutes 1"
+    tmux = ["tmux", "-S", str(tmp_path / "socket")]
+    start = ["new-session", "-d", "-x", "80", "-y", "24", f"cd {tmp_path} && {environment}{command}"]
+    subprocess.run([*tmux, *start], check=True)
+    try:
+        deadline, screen = time.monotonic() + 60, ""
+        while "time left" not in screen or "score" not in screen:
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.5)
+            screen = subprocess.run([*tmux, "capture-pane", "-pe"], capture_output=True, text=True, check=True).stdout
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)
+    assert screen.count("env steps") == screen.count("time left") == 1
+    assert ("\x1b[36m" in screen) == (environment == ""), "cyan labels"
