@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_envs import TOY, configure
+from wandb.proto import wandb_internal_pb2
 
+from arcadia.cli import main
 from arcadia.metrics import MetricsWriter, RunningFigures, read_metrics
+from arcadia.runtimes import resume, train
 from arcadia.types import Episode, UpdateReport
 
 
@@ -95,7 +101,7 @@ def test_a_resumed_run_starts_from_the_scores_of_its_checkpoint():
 
 def test_rows_reach_the_file_at_once_and_tensorboard_holds_the_same_figures(tmp_path):
     rows = [train_row(100, 0.5), evaluation_row(90, 20.5), evaluation_row(95, 19.0, "sampled"), train_row(200, 0.25)]
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, TOY)
     for count, row in enumerate(rows, 1):
         writer.write(row)
         assert read_metrics(tmp_path) == rows[:count], "readable while the run goes on"
@@ -107,7 +113,7 @@ def test_rows_reach_the_file_at_once_and_tensorboard_holds_the_same_figures(tmp_
 
 
 def test_rows_are_strict_json(tmp_path):
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, TOY)
     writer.write(train_row(100, 0.5))
     writer.close()
 
@@ -125,7 +131,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("torn", ["", '{"kind": "train", "env_steps": 3'])
 def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, TOY)
     for row in (train_row(100, 1.0), evaluation_row(90, 5.0), train_row(200, 2.0), evaluation_row(201, 6.0)):
         writer.write(row)
     writer.write(train_row(300, 3.0))
@@ -133,7 +139,7 @@ def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(torn)
 
-    resumed = MetricsWriter(tmp_path, env_steps=200)
+    resumed = MetricsWriter(tmp_path, TOY, env_steps=200)
     resumed.write(train_row(250, 2.5))
     resumed.close()
     assert read_metrics(tmp_path) == [
@@ -147,3 +153,75 @@ def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     written = scalars(tmp_path)
     assert written["train/loss"] == [(100, 1.0), (200, 2.0), (250, 2.5)], "TensorBoard was purged too"
     assert written.get("evaluation_greedy/mean") == [(90, 5.0)]
+
+
+# ----------------------------------------------------------------------------------------------------- Weights & Biases
+
+
+def wandb_records(file: Path) -> list[wandb_internal_pb2.Record]:
+    """Read an offline run: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes."""
+    data, position, payload, records = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        rest = 32_768 - position % 32_768
+        if rest < 7:
+            position += rest
+            continue
+        size, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        payload += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(payload)
+            records.append(record)
+            payload = b""
+    return records
+
+
+def wandb_history(run: Path) -> list[dict[str, float]]:
+    """Return what all offline sessions of a run logged, oldest first."""
+    rows = []
+    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        for record in wandb_records(file):
+            if record.WhichOneof("record_type") == "history":
+                items = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.history.item}
+                rows.append({key: json.loads(value) for key, value in items.items() if not key.startswith("_")})
+    return rows
+
+
+def test_wandb_offline_holds_the_scalars_of_tensorboard_and_of_metrics_jsonl(tmp_path):
+    run = tmp_path / "run"
+    settings = {"runtime": "serial", "num_envs": 3, "num_steps": 16, "eval_episodes": 2, "eval_updates": 40}
+    train(configure(TOY, "CartPole-v1", run, total_steps=1500, wandb="offline", **settings))
+    first = len(wandb_history(run))
+    resume(run, total_steps=3000)
+    history = wandb_history(run)
+    assert len(history) > first > 10, "a resumed run logs on"
+    assert len({file.name for file in run.glob("wandb/offline-run-*/*.wandb")}) == 1, "under the same id"
+
+    rows = read_metrics(run)
+    assert {row["kind"] for row in rows} == {"train", "episode", "evaluation"}
+    logged = {}
+    for row in history:
+        for name, value in row.items():
+            if "/" in name:
+                logged.setdefault(name, []).append((row["env_steps"], value))
+    shown = scalars(run)
+    assert logged.keys() == shown.keys()
+    for name, points in logged.items():
+        np.testing.assert_allclose(points, shown[name], rtol=1e-6, err_msg=name)
+    for row in (row for row in rows if row["kind"] == "train"):
+        assert (row["env_steps"], row["loss"]) in logged["train/loss"]
+    assert all({"frames", "seconds"} <= row.keys() for row in history)
+
+
+def test_wandb_without_its_extra_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["train", "CartPole-v1", "--wandb", "offline", "--run-dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == 'arcadia: error: --wandb needs an extra: pip install "arcadia[wandb]"\n'
+    assert not (tmp_path / "run").exists()
+
+
+def test_wandb_is_off_unless_asked_for(tmp_path):
+    train(configure(TOY, "CartPole-v1", tmp_path / "run", runtime="serial", total_steps=600, eval_episodes=0))
+    assert not list((tmp_path / "run").glob("wandb*"))
+    assert wandb.run is None

@@ -165,6 +165,8 @@ class RuntimeConfig:
     """Share of the machine's processors that the evaluator may use (hogwild)."""
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Log to Weights & Biases too: what TensorBoard shows, under the same names."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
 

@@ -1,7 +1,9 @@
 """What a run reports while it goes on: metrics.jsonl, TensorBoard, and running figures."""
 
+import importlib.util
 import json
 import math
+import uuid
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -11,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from arcadia.config import TrainConfig
 from arcadia.models import ActorCritic
-from arcadia.types import Episode, UpdateReport
+from arcadia.types import Episode, UpdateReport, UserError
 
 WINDOW = 100  # episodes in the running mean score
 X_AXES = ("env_steps", "frames", "updates", "seconds", "worker")  # of a row: not shown themselves
@@ -84,19 +87,25 @@ def is_finite(episode: Episode) -> bool:
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl and TensorBoard.
+    """Appends rows to metrics.jsonl, TensorBoard and, if asked for, Weights & Biases.
 
     Every row has `kind` ("train", "episode", "evaluation" or "skipped"), `env_steps`, `frames`, `updates`, `seconds`
-    and its figures. TensorBoard shows the figures against env_steps.
+    and its figures. The other two show the figures against env_steps.
 
     Args:
         run: run directory.
+        config: of the run.
         env_steps: everything after this point is cut, where a resumed run continues.
+
+    Raises:
+        UserError: Weights & Biases is asked for and an extra is missing, or it cannot start.
     """
 
-    def __init__(self, run: Path, env_steps: int = 0) -> None:
+    def __init__(self, run: Path, config: TrainConfig, env_steps: int = 0) -> None:
         # Slow to import, and only training needs it.
         from torch.utils.tensorboard import SummaryWriter
+
+        self._wandb = _start_wandb(run, config) if config.runtime.wandb != "disabled" else None
 
         path = run / "metrics.jsonl"
         if path.exists():
@@ -110,9 +119,15 @@ class MetricsWriter:
         prefix = row["kind"]
         if prefix == "evaluation":
             prefix = f"evaluation_{row['mode']}"
-        for name, value in row.items():
-            if isinstance(value, int | float) and name not in X_AXES:
-                self._tensorboard.add_scalar(f"{prefix}/{name}", value, row["env_steps"])
+        scalars = {
+            f"{prefix}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, int | float) and name not in X_AXES
+        }
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, row["env_steps"])
+        if self._wandb is not None:
+            self._wandb.log(scalars | {name: row[name] for name in ("env_steps", "frames", "seconds")})
 
     def write_graph(self, model: ActorCritic) -> None:
         """Show the network's graph in TensorBoard."""
@@ -126,9 +141,41 @@ class MetricsWriter:
             self._tensorboard.add_histogram(name.replace(".", "/"), parameter.detach().float(), env_steps)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         self._file.close()
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def check_wandb(config: TrainConfig) -> None:
+    """Raise UserError where Weights & Biases is asked for and its extra is missing."""
+    if config.runtime.wandb != "disabled" and importlib.util.find_spec("wandb") is None:
+        raise UserError('--wandb needs an extra: pip install "arcadia[wandb]"')
+
+
+def _start_wandb(run: Path, config: TrainConfig) -> Any:
+    """Begin or continue the run's record at Weights & Biases, its files in RUN/wandb/."""
+    import wandb
+
+    identity = run / "wandb_id"
+    if not identity.exists():
+        identity.write_text(uuid.uuid4().hex)
+    try:
+        record = wandb.init(
+            project="arcadia",
+            id=identity.read_text(),
+            resume="allow",
+            name=run.name,
+            dir=run,
+            config=config.to_dict(),
+            mode=config.runtime.wandb,
+            settings=wandb.Settings(console="off", silent=config.runtime.quiet),
+        )
+    except (wandb.Error, OSError) as error:
+        raise UserError(f"wandb {config.runtime.wandb} cannot start ({error}): use --wandb offline") from None
+    record.define_metric("*", step_metric="env_steps")
+    return record
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

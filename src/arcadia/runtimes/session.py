@@ -19,6 +19,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
+from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
@@ -43,6 +44,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
         DivergedError: training diverged in runtime serial; a checkpoint has been written.
     """
     validate(config)
+    check_wandb(config)
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
@@ -82,6 +84,7 @@ def resume(
     runtime = dataclasses.replace(config.runtime, **given, run_dir=str(run))  # type: ignore[arg-type]
     config = dataclasses.replace(config, runtime=runtime)
     validate(config)
+    check_wandb(config)
     path = newest_checkpoint(run)
     checkpoint = load_checkpoint(path) if path is not None else None
     spec = spec_of(config.env, make_env)

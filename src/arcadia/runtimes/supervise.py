@@ -86,7 +86,7 @@ class Supervisor:
         self._seconds_before: float = progress.get("seconds", 0.0)
         self._skipped_updates: int = progress.get("skipped_updates", 0)
         self._model, self._parameters = model, FlatParameters(model)
-        self._metrics = MetricsWriter(run, resumed.env_steps if resumed else 0)
+        self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0)
         if resumed is None:
             self._metrics.write_graph(model)
         self._started = self._last_display = self._last_metrics = time.monotonic()
