@@ -34,43 +34,15 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
         from scipy import stats  # noqa: F401
     except ModuleNotFoundError:
         raise UserError('reports need an extra: pip install "arcadia[report]"') from None
-    from arcadia.report.figures import health, learning_curves, save_png, svg
-
     runs = [read_run(path) for path in paths]
     by_env: dict[str, list[Run]] = {}
     for run in runs:
         by_env.setdefault(run.game or run.config.env.env, []).append(run)
+    template = Environment(loader=PackageLoader("arcadia.report"), autoescape=True).get_template("report.html.j2")
+    page = output / "report.html"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        sections = []
-        for env, members in by_env.items():
-            groups = group(members)
-            game = members[0].game
-            random_human = dict(
-                zip(("random play", "human tester"), RANDOM_AND_HUMAN.get(game or "", ()), strict=False)
-            )
-            curves = {axis: learning_curves(groups, axis, random_human) for axis in AXES}
-            for axis, figure in curves.items():
-                save_png(figure, output / f"{env.replace('/', '-')}-{axis}.png")
-            sections.append(
-                {
-                    "env": env,
-                    "ids": sorted({run.config.env.env for run in members}),
-                    "curves": {AXES[axis]: svg(figure, f"{env} {axis}") for axis, figure in curves.items()},
-                    "results": [_result(each) for each in groups],
-                    "evaluations": [_evaluation(run, final) for run in members for final in run.final],
-                    "published": published_scores(game),
-                    "has_human": bool(random_human),
-                    "health": svg(health(groups), f"{env} health"),
-                    "runs": [_run(run) for run in members],
-                    "differences": differences(members),
-                    "videos": [
-                        _video(video) for run in members for video in sorted((run.path / "videos").glob("*.mp4"))
-                    ],
-                }
-            )
-        template = Environment(loader=PackageLoader("arcadia.report"), autoescape=True).get_template("report.html.j2")
-        page = output / "report.html"
+        sections = [_section(env, members, output) for env, members in by_env.items()]
         page.write_text(
             template.render(
                 version=arcadia.__version__,
@@ -82,6 +54,30 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
     except OSError as error:
         raise UserError(f"output {output} cannot be written ({error.strerror}): give another --output") from None
     return page
+
+
+def _section(env: str, runs: list[Run], output: Path) -> dict[str, Any]:
+    """Describe the runs of one environment to the template; write their curves to `output` as PNG."""
+    from arcadia.report.figures import health, learning_curves, save_png, svg
+
+    groups, game = group(runs), runs[0].game
+    random_human = dict(zip(("random play", "human tester"), RANDOM_AND_HUMAN.get(game or "", ()), strict=False))
+    curves = {axis: learning_curves(groups, axis, random_human) for axis in AXES}
+    for axis, figure in curves.items():
+        save_png(figure, output / f"{env.replace('/', '-')}-{axis}.png")
+    return {
+        "env": env,
+        "ids": sorted({run.config.env.env for run in runs}),
+        "curves": {AXES[axis]: svg(figure, f"{env} {axis}") for axis, figure in curves.items()},
+        "results": [_result(each) for each in groups],
+        "evaluations": [_evaluation(run, final) for run in runs for final in run.final],
+        "published": published_scores(game),
+        "has_human": bool(random_human),
+        "health": svg(health(groups), f"{env} health"),
+        "runs": [_run(run) for run in runs],
+        "differences": differences(runs),
+        "videos": [_video(video) for run in runs for video in sorted((run.path / "videos").glob("*.mp4"))],
+    }
 
 
 def _result(each: Group) -> dict[str, Any]:
