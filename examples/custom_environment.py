@@ -59,10 +59,10 @@ def main(run: Path) -> None:
     agent = arcadia.load(run, make_env=make_corridors)
     env = Corridor()
     observation, _ = env.reset(seed=3)
-    done, steps = False, 0
-    while not done:
+    terminated, truncated, steps = False, False, 0
+    while not (terminated or truncated):
         observation, _, terminated, truncated, _ = env.step(int(agent.act(observation, greedy=True)))
-        done, steps = terminated or truncated, steps + 1
+        steps += 1
     print(f"the door was reached in {steps} steps" if terminated else "the door was not found")
 
 

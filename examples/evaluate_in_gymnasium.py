@@ -18,10 +18,10 @@ def main(run: str) -> float:
     env = gymnasium.make(load_config(Path(run)).env.env)
     agent = arcadia.load(run)
     observation, _ = env.reset(seed=0)
-    score, done = 0.0, False
-    while not done:
+    score, terminated, truncated = 0.0, False, False
+    while not (terminated or truncated):
         observation, reward, terminated, truncated, _ = env.step(agent.act(observation, greedy=True))
-        score, done = score + float(reward), terminated or truncated
+        score += float(reward)
     return score
 
 

@@ -42,16 +42,37 @@ def test_settings_have_the_names_of_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": 1e-3}, "unknown setting 'learning_rate'; closest: "),
+        ({"learning_rate": 1e-3}, "unknown setting 'learning_rate'; closest: see `arcadia train --help`"),
         ({"num_env": 3}, "unknown setting 'num_env'; closest: num_envs"),
         ({"lr": -1.0}, "lr must be > 0 and finite, got -1"),
-        ({"lr": "fast"}, "lr"),
+        ({"lr": "fast"}, "config.optimizer.lr must be float, got 'fast'"),
+        ({"hidden_sizes": "big"}, "config.model.hidden_sizes must be a list of int, got 'big'"),
+        ({"total_minutes": "1"}, "config.runtime.total_minutes must be float or none, got '1'"),
         ({"recipe": "nope"}, "unknown recipe 'nope'"),
     ],
 )
 def test_a_bad_setting_is_named(tmp_path: Path, settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         arcadia.train("CartPole-v1", run_dir=str(tmp_path / "run"), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_may_be_paths_and_numbers_of_numpy(tmp_path: Path) -> None:
+    settings = SMALL | {"hidden_sizes": 8}
+    arcadia.train("CartPole-v1", run_dir=tmp_path / "run", total_steps=np.int64(50), lr=np.float32(0.5), **settings)
+    config = load_config(tmp_path / "run")
+    assert (config.optimizer.lr, config.runtime.total_steps, config.model.hidden_sizes) == (0.5, 50, (8,))
+
+
+def make_mine(config: EnvConfig, **_: object) -> object:
+    raise AssertionError("never called")
+
+
+def test_an_environment_of_ones_own_has_a_name_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'breakout' is an environment that Arcadia knows"):
+        arcadia.train("breakout", make_env=make_mine, run_dir=tmp_path / "run")
+    with pytest.raises(UserError, match="must be a function of a module"):
+        arcadia.train("mine", make_env=lambda config, **_: None, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -71,11 +92,11 @@ def test_an_agent_plays_as_the_evaluation_does(tmp_path: Path) -> None:
     while step is None or not step.reset_next[0]:
         step = env.step(agent.act(observation[0], greedy=True)[None])
         observation, score = step.observation, score + float(step.reward[0])
-    result = arcadia.evaluate(run, episodes=1, greedy=True, make_env=lambda config, **_: fresh(env, seed=5))
+    result = arcadia.evaluate(run, episodes=1, greedy=True, make_env=lambda config, **_: fresh(seed=5))
     assert result["scores"] == [score]
 
 
-def fresh(env: object, seed: int) -> object:
+def fresh(seed: int) -> object:
     return make_vector_env(EnvConfig(env="CartPole-v1"), num_envs=1, seed=seed)
 
 
@@ -103,6 +124,8 @@ def test_actions_are_the_environments_own(tmp_path: Path) -> None:
     assert actions == {0, 1}
     with pytest.raises(UserError, match=r"must have shape \(4,\), got \(3,\)"):
         cartpole.act(np.zeros(3))
+    with pytest.raises(UserError, match="observation must be finite"):
+        cartpole.act(np.array([0, np.nan, 0, 0]))
 
 
 def test_an_action_that_was_left_out_is_counted(tmp_path: Path) -> None:

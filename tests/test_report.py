@@ -17,7 +17,8 @@ from toy_envs import TOY, configure
 
 from arcadia.checkpoint import create_run
 from arcadia.cli import main
-from arcadia.published import human_normalized, published_scores
+from arcadia.envs import atari
+from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
 from arcadia.report.runs import differences, group, mean_curve, read_run
 from arcadia.runtimes import train
@@ -84,6 +85,8 @@ def test_human_normalised_scores_and_published_ones() -> None:
     assert human_normalized("pong", 14.6) == pytest.approx(1)
     assert human_normalized("breakout", 30.5 * 2 - 1.7) == pytest.approx(2)
     assert human_normalized(None, 3.0) is None
+    assert len(RANDOM_AND_HUMAN) == 57
+    assert set(RANDOM_AND_HUMAN) <= set(atari.games().values()), "ROM names"
     assert published_scores("pong")["A2C, 40M frames (Schulman et al. 2017, arXiv:1707.06347)"] == 19.7
     assert published_scores("unknown") == {}
 
@@ -98,6 +101,46 @@ def test_the_interquartile_mean_over_games_and_seeds(tmp_path: Path) -> None:
     iqm, low, high = map(float, row.groups())
     assert iqm == 0.75
     assert 0 <= low <= 0.75 <= high <= 9
+
+
+def test_games_with_one_run_each_have_no_interval_and_one_game_no_mean_of_games(tmp_path: Path) -> None:
+    pong, breakout = make_run(tmp_path / "p", [-20.7]), make_run(tmp_path / "b", [30.5], "breakout")
+    page = write_report([pong, breakout, pong], tmp_path / "out").read_text()
+    assert re.search(r"<td>toy</td><td>2</td><td>2</td><td>0.50</td>\s*<td>[^\[]</td>", page), (
+        "a run given twice is one"
+    )
+    assert "interquartile" not in write_report([pong], tmp_path / "out").read_text()
+    other = make_run(tmp_path / "o", [30.5], "breakout", lr=0.5)
+    assert "interquartile" not in write_report([pong, other], tmp_path / "out").read_text(), "other settings"
+
+
+def test_settings_that_do_not_matter_do_not_divide_seeds(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / "a", [1.0]), make_run(tmp_path / "b", [2.0], seed=2, quiet=True, eval_episodes=1)]
+    assert len(group([read_run(path) for path in paths])) == 1
+
+
+def test_curves_that_do_not_overlap_have_no_mean(tmp_path: Path) -> None:
+    early, late = make_run(tmp_path / "early", [1.0, 2.0, 3.0]), make_run(tmp_path / "late", [9.0] * 8)
+    rows = [json.loads(line) for line in (late / "metrics.jsonl").read_text().splitlines()]
+    for row in rows[:5]:
+        row.pop("mean_return_100", None)
+    (late / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(mean_curve([read_run(early), read_run(late)], "env_steps").x) == 0
+    write_report([early, late], tmp_path / "out")
+
+
+def test_names_of_any_kind_are_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [1.0, 2.0])
+    description = json.loads((run / "config.json").read_text())
+    description["config"]["recipe"] = "<b>$\\frac$</b>"
+    (run / "config.json").write_text(json.dumps(description))
+    (run / "videos").mkdir()
+    (run / "videos" / "a&b <1>.mp4").write_bytes(b"x")
+    (run / "videos" / ".torn.tmp.mp4").write_bytes(b"x")
+    page = write_report([run], tmp_path / "out").read_text()
+    assert "<b>" not in page
+    assert "a&amp;b &lt;1&gt;" in page
+    assert "torn" not in page
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +184,7 @@ def test_the_page_works_in_a_browser_offline(trained: Path, tmp_path: Path, brow
     cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "td")]
     result = json.loads(next((trained / "evaluations").glob("*-5.json")).read_text())
     assert f"{result['mean']:.2f}" in cells
-    assert "run <1>" in cells, "a name is text, not markup"
+    assert any(cell.endswith("/run <1>") for cell in cells), "a name is text, not markup"
 
     video = browser.find_element(By.CSS_SELECTOR, "video")
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return arguments[0].readyState", video) >= 2)
@@ -180,6 +223,9 @@ def test_the_ink_of_the_curves_follows_the_color_scheme(
         (lambda run: (run / "config.json").unlink(), "is not a run directory"),
         (lambda run: (run / "metrics.jsonl").unlink(), "has the run begun?"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "has no figures yet: train it longer"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "cannot be read"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"kind": "train", "env_steps": 1}\n'), "has frames None"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"kind": "skipped"}\n'), "has skipped_updates None"),
         (lambda run: (run / "evaluations" / "x.json").write_text('{"mean": "<b>"}'), "is not a readable evaluation"),
     ],
 )

@@ -1,5 +1,8 @@
 """Videos: the same games again, one frame per decision, and a legible panel."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +20,7 @@ from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import make_camera, make_vector_env
 from arcadia.evaluation import evaluate_run
-from arcadia.player import Decision, Game, Recording
+from arcadia.player import Decision
 from arcadia.recipes import recipe
 from arcadia.runtimes import train
 from arcadia.types import UserError
@@ -107,12 +110,16 @@ def test_a_game_is_replayed_from_its_first_decision_to_its_last(run: Path) -> No
 
 
 def test_an_environment_that_does_not_repeat_itself_is_not_shown(run: Path) -> None:
+    """Other games under another seed: CartPole pays 1 a decision whatever happens, but the game ends elsewhere."""
     evaluated = evaluate_run(run, episodes=1, record=True)
-    recording = evaluated.recording._replace(seed=evaluated.recording.seed + 1)
-    game = recording.games[0]._replace(score=-1.0)
+    recording = evaluated.recording
+    camera = make_camera(evaluated.config.env, num_envs=1, seed=recording.seed + 1)
+    with pytest.raises(UserError, match="did not repeat itself"):
+        list(replay(camera, recording, recording.games[0]))
+    rewards = [decision._replace(reward=decision.reward * 2) for decision in recording.decisions]
     camera = make_camera(evaluated.config.env, num_envs=1, seed=recording.seed)
     with pytest.raises(UserError, match="did not repeat itself"):
-        list(replay(camera, recording, game))
+        list(replay(camera, recording._replace(decisions=rewards), recording.games[0]))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
@@ -138,7 +145,7 @@ def test_a_video_has_a_frame_per_decision_and_the_right_size(run: Path, tmp_path
 
 def test_bars_are_as_long_as_actions_are_probable() -> None:
     probabilities = np.array([[0.0, 0.0, 0.0], [0.5, 0.25, 0.25]], np.float32)
-    decision = Decision(np.array([0, 1]), np.zeros(2, np.float32), probabilities)
+    decision = Decision(np.array([0, 1]), np.zeros(2, np.float32), probabilities, np.zeros(2, np.float32))
     scene = Scene(np.zeros((210, 160, 3), np.uint8), 3, 2.0, decision, [0.1, 0.2], env=1)
     page = draw(scene, "pong", ("NOOP", "FIRE", "RIGHT"))
     assert page.shape == (420, 320 + PANEL_WIDTH, 3)
@@ -155,7 +162,9 @@ def test_bars_are_as_long_as_actions_are_probable() -> None:
 
 @pytest.mark.parametrize("num_actions", [1, 6, 18])
 def test_any_number_of_actions_fits(num_actions: int) -> None:
-    decision = Decision(np.array([[-1.0] * num_actions], np.float32), np.zeros(1, np.float32), None)
+    decision = Decision(
+        np.array([[-1.0] * num_actions], np.float32), np.zeros(1, np.float32), None, np.zeros(1, np.float32)
+    )
     scene = Scene(np.zeros((210, 160, 3), np.uint8), 0, 0.0, decision, [0.0], env=0)
     page = draw(scene, "x", tuple(map(str, range(num_actions))))
     used = np.flatnonzero((page[:, 320:] == (90, 170, 255)).all(2).any(1))
@@ -163,7 +172,9 @@ def test_any_number_of_actions_fits(num_actions: int) -> None:
     assert len(used) >= 2 * num_actions
 
 
-def test_a_closed_or_missing_screen(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_window_and_a_missing_screen(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     assert main(["play", str(run), "--render"]) == 2
@@ -191,12 +202,23 @@ def test_play_and_eval_write_videos_into_the_run(run: Path, capsys: pytest.Captu
     ("arguments", "message"),
     [
         (["--video", "game.avi"], "must end in .mp4 or .gif"),
+        (["--video", "/proc/game.mp4"], "video /proc/game.mp4 cannot be written"),
+        (["--video", "folder.mp4"], "video folder.mp4 is a folder"),
         (["--video", "no/such/folder/game.mp4"], "the folder no/such/folder does not exist"),
-        (["--seed", "-1"], "seed must be >= 0, got -1"),
+        (["--seed", "-1"], "seed must be an integer >= 0, got -1"),
         (["--best"], "no best evaluation yet"),
     ],
 )
-def test_bad_input_is_one_line(run: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_line(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
     assert main(["play", str(run), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -219,6 +241,32 @@ def test_recording_keeps_the_scores(run: Path) -> None:
     recorded = evaluate_run(run, episodes=5, num_envs=2, record=True)
     assert plain.recording is None
     assert plain.result == recorded.result
-    assert isinstance(recorded.recording, Recording)
     assert {game.env for game in recorded.recording.games} == {0, 1}
-    assert all(isinstance(game, Game) for game in recorded.recording.games)
+
+
+def test_a_gif_of_a_fast_environment_shows_fewer_frames(run: Path, tmp_path: Path, monkeypatch) -> None:
+    """Browsers show more than 50 frames a second at 10."""
+    monkeypatch.setattr("arcadia.video.MAX_GIF_FPS", 20.0)
+    evaluated = evaluate_run(run, episodes=1, record=True)
+    game, path = evaluated.recording.games[0], tmp_path / "game.gif"
+    count = record(evaluated.config.env, evaluated.recording, game, path)
+    assert count == np.ceil((game.score + 1) / 3), "CartPole's 50 a second become 16.7"
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert frames == count
+    assert seconds == pytest.approx((game.score + 1) / 50, rel=0.15)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_run_that_cannot_be_written_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("videos", "evaluations"))
+    copy.chmod(0o500)
+    for command in (["play", str(copy)], ["eval", str(copy), "--episodes", "2"], ["eval", str(copy), "--videos"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "cannot be written" in error
+        assert "Traceback" not in error
+
+
+def test_json_output_is_json_alone(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["eval", str(run), "--episodes", "2", "--json", "--videos"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2

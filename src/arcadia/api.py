@@ -9,7 +9,7 @@ import torch
 
 from arcadia.checkpoint import load_config
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, make_vector_env
+from arcadia.envs import EnvFactory, make_vector_env, repeats_itself
 from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
@@ -32,16 +32,30 @@ def train(
     Args:
         env: id of the environment, or any name where `make_env` is given.
         recipe: default: our tuned one for the environment.
-        make_env: builds environments of your own; a function of a module, for workers import it by name.
+        make_env: builds environments of your own; a function of a module, for workers import it by name. `env` is then
+            a name that no other environment has.
         settings: by their names on the command line: seed=2, lr=3e-4, num_steps=20, total_minutes=5, run_dir="runs/x".
 
     Raises:
         UserError: a setting or the environment is unusable.
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
-    if recipe is None:
-        recipe = default_recipe(env) if make_env is make_vector_env else "control"
+    if make_env is not make_vector_env:
+        _check_own(env, make_env)
+        recipe = recipe or "control"
+    recipe = recipe or default_recipe(env)
     return run_training(with_settings(find_recipe(recipe).config, settings | {"env": env}), make_env=make_env)
+
+
+def _check_own(env: str, make_env: EnvFactory) -> None:
+    """Raise UserError where an environment of the caller's own could be taken for another, or not reach a worker."""
+    if "<" in getattr(make_env, "__qualname__", ""):
+        raise UserError("make_env must be a function of a module, not a lambda or one inside another function")
+    try:
+        repeats_itself(env)
+    except UserError:
+        return
+    raise UserError(f"env {env!r} is an environment that Arcadia knows: give yours another name")
 
 
 def evaluate(
@@ -111,11 +125,13 @@ class Agent:
             greedy: the most probable action instead of a sampled one.
 
         Raises:
-            UserError: the observation has another shape.
+            UserError: the observation has another shape, or is not finite.
         """
         observation = np.asarray(observation)
         if observation.shape != self.observation_shape:
             raise UserError(f"observation must have shape {self.observation_shape}, got {observation.shape}")
+        if not np.isfinite(observation).all():
+            raise UserError(f"observation must be finite, got {observation.tolist()}")
         self._model.normalizer.apply(observation[None], out=self._inputs[0])
         output = self._model(self._inputs, torch.zeros(1, 1, dtype=torch.bool), self._state)
         self._state = output.state

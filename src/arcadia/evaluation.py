@@ -28,13 +28,13 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
     """Describe the scores of an evaluation on `env`.
 
     The 95% interval of the mean is the percentile bootstrap with 10,000 resamples (Efron 1979), from a fixed seed. It
-    is None where the most probable actions always lead to the same few games, which no interval can speak for; how many
-    differ in score or length is `distinct_episodes`.
+    is None for a single game and where the most probable actions always lead to the same few games, which no interval
+    can speak for; how many differ in score or length is `distinct_episodes`.
     """
     episodes = evaluation.episodes
     scores = np.array([episode.episode_return for episode in episodes])
     interval = None
-    if not (evaluation.greedy and _repeats_itself(env)):
+    if len(scores) > 1 and not (evaluation.greedy and _repeats_itself(env)):
         draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
         interval = np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
     return {
@@ -182,10 +182,10 @@ def evaluate_run(
         UserError: the run or its checkpoint is unusable, or an argument is out of range.
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
-        if value < 1:
-            raise UserError(f"{name} must be >= 1, got {value}")
-    if seed < 0:
-        raise UserError(f"seed must be >= 0, got {seed}")
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be an integer >= 1, got {value}")
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed must be an integer >= 0, got {seed}")
     config = load_config(run)
     path, snapshot = load_run_snapshot(run, best=best)
     player = Player(
@@ -219,11 +219,17 @@ def evaluate_run(
 
 
 def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
-    """Write the result of `evaluate_run` to RUN/evaluations/; return the file."""
-    folder = run / "evaluations"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{evaluation_name(result)}-{result['episodes']}.json"
-    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    """Write the result of `evaluate_run` to RUN/evaluations/; return the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = run / "evaluations" / f"{evaluation_name(result)}-{result['episodes']}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): copy the run to where it can") from None
     return path
 
 

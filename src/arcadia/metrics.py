@@ -173,7 +173,9 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
             settings=wandb.Settings(console="off", silent=config.runtime.quiet),
         )
     except (wandb.Error, OSError) as error:
-        raise UserError(f"wandb {config.runtime.wandb} cannot start ({error}): use --wandb offline") from None
+        raise UserError(
+            f"wandb {config.runtime.wandb} cannot start ({error}): arcadia resume {run} --wandb offline"
+        ) from None
     record.define_metric("*", step_metric="env_steps")
     return record
 

@@ -13,7 +13,7 @@ from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.rollout import EpisodeTracker, starts_anew
-from arcadia.types import Actions, DivergedError, Episode, ModelOutput, UserError
+from arcadia.types import Actions, DivergedError, Episode, ModelOutput, Rewards, UserError
 
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
 
@@ -38,6 +38,7 @@ class Decision(NamedTuple):
     action: Actions  # [B] or [B, D]
     value: NDArray[np.float32]  # [B]
     probabilities: NDArray[np.float32] | None  # [B, A]; None where actions are continuous
+    reward: Rewards  # [B] that followed
 
 
 class Game(NamedTuple):
@@ -121,9 +122,9 @@ class Player:
         if not policy.is_finite():
             raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
         action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
-        if self.recording is not None:
-            self._record(action, output)
         step = self._env.step(action[0].numpy())
+        if self.recording is not None:
+            self._record(action, output, step.reward)
         for b, episode in self._tracker.add(step.reward, ~self._resetting, step.reset_next, None).items():
             if self._missing[b] > 0:
                 self._episodes.append(episode)
@@ -139,7 +140,7 @@ class Player:
         seconds = time.perf_counter() - self._started
         return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)
 
-    def _record(self, action: Tensor, output: ModelOutput) -> None:
+    def _record(self, action: Tensor, output: ModelOutput, reward: Rewards) -> None:
         assert self.recording is not None
         probabilities = output.policy.probabilities()
         self.recording.decisions.append(
@@ -147,6 +148,7 @@ class Player:
                 action[0].numpy().copy(),
                 output.value[0].numpy(),
                 None if probabilities is None else probabilities[0].numpy(),
+                reward.copy(),
             )
         )
 

@@ -1,17 +1,18 @@
 """Live progress of a run: a table in a terminal, plain lines in a pipe."""
 
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0  # between lines in a pipe
-NARROW = 60  # columns of a terminal
+NARROW = 60  # columns that the table of four needs
 SPARKLINE_WIDTH = 24
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -76,8 +77,6 @@ def table(progress: Progress, width: int = 80) -> Table:
     for row in cells:
         for part in (row[:2], row[2:]) if is_narrow else (row,):
             result.add_row(*part)
-    if len(progress.score_history) > 1:
-        result.add_row("score", sparkline(progress.score_history, SPARKLINE_WIDTH))
     return result
 
 
@@ -125,10 +124,20 @@ class Display:
     def update(self, progress: Progress) -> None:
         """Show progress: redraw the table, or print a line every 10 s."""
         if self._live is not None:
-            self._live.update(table(progress, self._console.width), refresh=True)
+            shown: RenderableType = table(progress, self._console.width)
+            if len(progress.score_history) > 1 and self._console.encoding.startswith("utf"):
+                shown = Group(shown, Text(f"score        {sparkline(progress.score_history, SPARKLINE_WIDTH)}"))
+            self._live.update(shown, refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.line(plain(progress))
+
+    def warning(self, text: str) -> None:
+        """Print a line above the live table or, where that is quiet, on stderr."""
+        if self._console.quiet:
+            print(f"arcadia: warning: {text}", file=sys.stderr)
+        else:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """Print a line above the live table."""

@@ -2,8 +2,11 @@
 
 import dataclasses
 import difflib
+import os
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from arcadia.config import TrainConfig
 from arcadia.types import UserError
@@ -109,9 +112,13 @@ def with_settings(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
         section = next((section for section in sections if name in section), None)
         if section is None:
             known = [key for section in sections for key in section]
-            closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"unknown setting {name!r}; closest: {closest}")
-        section[name] = [value] if name == "num_steps" and isinstance(value, int) else value
+            closest = difflib.get_close_matches(name, known, n=1) or ["see `arcadia train --help`"]
+            raise UserError(f"unknown setting {name!r}; closest: {closest[0]}")
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if isinstance(value, np.generic):
+            value = value.item()
+        section[name] = (value,) if isinstance(section[name], tuple) and isinstance(value, int) else value
     return config_from_dict(data)
 
 
@@ -134,11 +141,17 @@ def _from_dict(cls: type, data: Any, where: str) -> object:
     for name in data:
         if name not in hints:
             raise UserError(f"{where} has an unknown field {name!r}")
+    has_default = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
     values = {}
     for name, hint in hints.items():
-        if name not in data:
+        if name in data:
+            values[name] = _convert(hint, data[name], f"{where}.{name}")
+        elif name not in has_default:  # a run that is older than a setting was made with its default
             raise UserError(f"{where} lacks the field {name!r}")
-        values[name] = _convert(hint, data[name], f"{where}.{name}")
     return cls(**values)
 
 
@@ -159,4 +172,11 @@ def _convert(hint: Any, value: Any, where: str) -> object:
         allowed = get_args(hint) or (hint,)
         if type(value) in allowed or (float in allowed and type(value) is int):
             return value
-    raise UserError(f"{where} has the wrong type: {value!r}")
+    raise UserError(f"{where} must be {_kind(hint)}, got {value!r}")
+
+
+def _kind(hint: Any) -> str:
+    """Return a type as people write it: int, float or none, a list of int."""
+    if get_origin(hint) is tuple:
+        return f"a list of {get_args(hint)[0].__name__}"
+    return " or ".join("none" if kind is type(None) else kind.__name__ for kind in get_args(hint) or (hint,))

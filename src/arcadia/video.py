@@ -1,7 +1,10 @@
 """Videos of recorded games: the picture, and beside it what the agent decides and expects."""
 
 import functools
+import itertools
+import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ from arcadia.types import Picture, UserError
 PANEL_WIDTH = 260
 MIN_HEIGHT = 420
 SUFFIXES = (".mp4", ".gif")
+MAX_GIF_FPS = 50.0
 _NO_SCREEN = ("dummy", "offscreen")  # drivers that pygame falls back on
 _BACKGROUND, _TEXT, _FAINT, _ACCENT = (24, 26, 32), (235, 235, 240), (120, 124, 136), (90, 170, 255)
 _MARGIN = 14
@@ -39,6 +43,13 @@ def check_video_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"video {path}: the folder {path.parent} does not exist")
     try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"video {path} cannot be written ({error.strerror}): give another path") from None
+    if path.is_dir():
+        raise UserError(f"video {path} is a folder: give another path")
+    try:
         import imageio_ffmpeg  # noqa: F401
         import PIL  # noqa: F401
     except ModuleNotFoundError:
@@ -55,14 +66,21 @@ def record(
 ) -> int:
     """Play a recorded game again and write it to `path`, .mp4 or .gif; return the number of frames.
 
-    There is a frame before each decision and one after the last, at the pace that people play at.
+    There is a frame before each decision and one after the last, at the pace that people play at. A gif shows at most
+    MAX_GIF_FPS of them a second and leaves out the rest: browsers slow down faster ones.
 
     Raises:
         UserError: the path, the environment or this machine does not allow it.
     """
     check_video_path(path)
     camera = make_camera(config, num_envs=recording.num_envs, seed=recording.seed)
-    return _write(path, _pages(config, camera, recording, game), camera.steps_per_s, on_progress)
+    try:
+        return _write(path, _pages(config, camera, recording, game), camera.steps_per_s, on_progress)
+    except OSError as error:
+        reason = error.strerror or "ffmpeg failed"
+        raise UserError(f"video {path} cannot be written ({reason}): give another path") from None
+    finally:
+        camera.close()
 
 
 def show(config: EnvConfig, recording: Recording, game: Game) -> None:
@@ -72,6 +90,7 @@ def show(config: EnvConfig, recording: Recording, game: Game) -> None:
         UserError: there is no screen, or an extra is missing.
     """
     try:
+        import PIL  # noqa: F401
         import pygame
     except ModuleNotFoundError:
         raise UserError('a window needs an extra: pip install "arcadia[video]"') from None
@@ -94,6 +113,7 @@ def show(config: EnvConfig, recording: Recording, game: Game) -> None:
         raise UserError(f"no window can be opened here ({error}): use --video instead of --render") from None
     finally:
         pygame.display.quit()
+        camera.close()
 
 
 def _pages(config: EnvConfig, camera: Camera, recording: Recording, game: Game) -> Iterator[Picture]:
@@ -114,13 +134,11 @@ def replay(camera: Camera, recording: Recording, game: Game) -> Iterator[Scene]:
         if is_playing:
             values.append(float(decision.value[game.env]))
             yield Scene(camera.picture(game.env), t - game.start, score, decision, values, game.env)
-        reward = camera.step(decision.action).reward[game.env]
-        score += float(reward) * is_playing
-    if not np.isclose(score, game.score):
-        raise UserError(
-            f"the environment did not repeat itself: a game that scored {game.score:g} came to {score:g} when it was "
-            "played again, so it cannot be shown"
-        )
+        step = camera.step(decision.action)
+        is_over = bool(step.reset_next[game.env])
+        if step.reward[game.env] != decision.reward[game.env] or (is_playing and is_over != (t + 1 == game.stop)):
+            raise UserError("the environment did not repeat itself under the same seed and actions: it cannot be shown")
+        score += float(step.reward[game.env]) * is_playing
     yield Scene(camera.picture(game.env), game.stop - game.start, score, None, values, game.env)
 
 
@@ -214,6 +232,9 @@ def _write(path: Path, pages: Iterable[Picture], steps_per_s: float, on_progress
             "output_params": ["-filter_complex", palette],
         }
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    if path.suffix.lower() == ".gif" and steps_per_s > MAX_GIF_FPS:
+        every = math.ceil(steps_per_s / MAX_GIF_FPS)
+        pages, steps_per_s = itertools.islice(pages, 0, None, every), steps_per_s / every
     writer = None
     count = 0
     try:

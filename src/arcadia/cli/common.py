@@ -1,4 +1,4 @@
-"""What the commands share: parsing of arguments, and which recipe an environment gets."""
+"""What the commands share: parsing of arguments."""
 
 import contextlib
 import io

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,9 @@ def evaluate(arguments: list[str]) -> int:
     )
     from arcadia.evaluation import evaluate_run, save_evaluation
 
+    _check_run(given.run)
     if given.videos:
-        from arcadia.video import check_video_path
-
-        check_video_path(given.run / "video.mp4")
+        _check_video(given.run, None)
     with _bar("playing", given.episodes) as show:
         evaluated = evaluate_run(
             given.run,
@@ -59,17 +59,15 @@ def evaluate(arguments: list[str]) -> int:
             on_progress=show,
         )
     result = evaluated.result
-    path = save_evaluation(given.run, result)
-    if given.json:
-        print(json.dumps(result))
-    else:
-        print(_describe(result))
-        print(f"written to {path}")
+    print(json.dumps(result) if given.json else _describe(result))
+    notes = sys.stderr if given.json else sys.stdout
+    print(f"written to {save_evaluation(given.run, result)}", file=notes)
     if given.videos:
         scores = result["scores"]
         ranked = sorted(range(len(scores)), key=scores.__getitem__)
         for name, game in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
-            _record(evaluated, game, _default_path(given.run, evaluated, f"{name}-of-{given.episodes}"))
+            path = _default_path(given.run, evaluated, f"{name}-of-{given.episodes}")
+            print(_record(evaluated, game, path), file=notes)
     return 0
 
 
@@ -82,7 +80,7 @@ def _describe(result: dict[str, Any]) -> str:
         f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
         f"mean length {result['mean_length']:.0f} decisions",
     ]
-    if result["ci95"] is None:
+    if result["ci95"] is None and result["episodes"] > 1:
         lines.append(
             f"{result['distinct_episodes']} of these games are distinct: with the most probable actions and no sticky "
             "ones this game repeats itself, so there is no interval"
@@ -115,11 +113,12 @@ def play(arguments: list[str]) -> int:
         args=arguments,
     )
     from arcadia.evaluation import evaluate_run
-    from arcadia.video import check_video_path, show
+    from arcadia.video import show
 
-    if not given.run.is_dir():
-        raise UserError(f"{given.run} is not a run directory: give the --run-dir of `arcadia train`")
-    check_video_path(given.video or given.run / "video.mp4")
+    _check_run(given.run)
+    writes_video = given.video is not None or not given.render
+    if writes_video:
+        _check_video(given.run, given.video)
     with _bar("playing", 1) as progress:
         evaluated = evaluate_run(
             given.run,
@@ -134,26 +133,44 @@ def play(arguments: list[str]) -> int:
     print(f"score {evaluated.recording.games[0].score:g}")
     if given.render:
         show(evaluated.config.env, evaluated.recording, evaluated.recording.games[0])
-    if given.video is not None or not given.render:
-        _record(evaluated, 0, given.video or _default_path(given.run, evaluated, str(given.seed)))
+    if writes_video:
+        print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, str(given.seed))))
     return 0
+
+
+def _check_run(run: Path) -> None:
+    if not run.is_dir():
+        raise UserError(f"{run} is not a run directory: give the --run-dir of `arcadia train`")
+
+
+def _check_video(run: Path, path: Path | None) -> None:
+    """Find out that a video cannot be written before a game is played."""
+    from arcadia.video import check_video_path
+
+    if path is None:
+        path = run / "videos" / "game.mp4"
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be written ({error.strerror}): give --video PATH") from None
+    check_video_path(path)
 
 
 def _default_path(run: Path, evaluated: "Evaluated", name: str) -> Path:
     from arcadia.evaluation import evaluation_name
 
-    (run / "videos").mkdir(exist_ok=True)
     return run / "videos" / f"{evaluation_name(evaluated.result)}-{name}.mp4"
 
 
-def _record(evaluated: "Evaluated", index: int, path: Path) -> None:
+def _record(evaluated: "Evaluated", index: int, path: Path) -> str:
+    """Write one game as a video; return a line about it."""
     from arcadia.video import record
 
     assert evaluated.recording is not None
     game = evaluated.recording.games[index]
     with _bar("recording", game.stop - game.start + 1) as show:
         frames = record(evaluated.config.env, evaluated.recording, game, path, on_progress=show)
-    print(f"{path}: score {game.score:g}, {frames:,} frames")
+    return f"{path}: score {game.score:g}, {frames:,} frames"
 
 
 @contextlib.contextmanager

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from arcadia.cli.common import Run, env_first, parse, value_of
+from arcadia.cli.common import Run, Switch, env_first, parse, value_of
 
 if TYPE_CHECKING:
     from arcadia.runtimes import TrainResult
@@ -46,6 +46,10 @@ class ResumeArguments:
     """New score to stop at (mean return of the last 100 training episodes)."""
     num_workers: int | None = None
     """Another number of workers."""
+    wandb: Literal["online", "offline", "disabled"] | None = None
+    """Log to Weights & Biases, or no longer."""
+    quiet: Switch = False
+    """Print nothing but warnings and errors."""
 
 
 def resume(arguments: list[str]) -> int:
@@ -58,7 +62,7 @@ def resume(arguments: list[str]) -> int:
     from arcadia.runtimes import resume
 
     options = {key: value for key, value in vars(given).items() if key != "run"}
-    return _run(lambda: resume(given.run, **options))
+    return _run(lambda: resume(given.run, **options), quiet=given.quiet)
 
 
 def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
@@ -68,6 +72,11 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
     warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
     result = session()
     code = 0 if result.signal_number is None else 128 + result.signal_number
+    if result.skipped_updates:
+        warnings.warn(
+            f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl",
+            stacklevel=1,
+        )
     if quiet:
         return code
     score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
@@ -82,7 +91,5 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
         f"{why}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
         f"mean score of the last 100 episodes {score}"
     )
-    if result.skipped_updates:
-        print(f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl")
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}")
     return code

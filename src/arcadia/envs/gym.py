@@ -75,7 +75,8 @@ class GymVectorEnv:
         try:
             return np.asarray(self._env.envs[index].render(), np.uint8)
         except Exception as error:  # each engine has its own
-            advice = " (MuJoCo without a screen: set MUJOCO_GL=egl or MUJOCO_GL=osmesa)"
+            is_mujoco = "mujoco" in type(self._env.envs[index].unwrapped).__module__
+            advice = " (without a screen, set MUJOCO_GL=egl or MUJOCO_GL=osmesa)" if is_mujoco else ""
             raise UserError(f"the environment cannot be drawn here{advice}: {error}") from None
 
     def close(self) -> None:

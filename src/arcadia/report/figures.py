@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arcadia.report.runs import AXES, Group, mean_curve
+from arcadia.report.runs import AXES, HEALTH, Group, mean_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # text and axes; on the page it takes the color of the text around it
 COLORS = ("#2f81f7", "#e8590c", "#2b9348", "#c2255c", "#9c6ade", "#b08800", "#0c8599", "#868e96")
-HEALTH = {
-    "steps_per_s": "env_steps/s",
-    "staleness": "staleness of a gradient (updates)",
-    "entropy": "entropy, as in the loss (nats)",
-    "explained_variance": "explained variance of the value",
-    "gradient_norm": "gradient norm before clipping",
-    "lr": "learning rate",
-}
 
 
 def learning_curves(groups: list[Group], axis: str, references: dict[str, float]) -> "Figure":
@@ -29,8 +21,8 @@ def learning_curves(groups: list[Group], axis: str, references: dict[str, float]
     figure, (axes,) = _figure(1, (9.0, 4.2))
     for color, group in zip(_cycle(len(groups)), groups, strict=True):
         curve = mean_curve(group.runs, axis)
-        count = len(group.runs)
-        label = group.label + (f" ({count} seeds)" if count > 1 else "")
+        count = sum(run.score is not None for run in group.runs)
+        label = (group.label + (f" ({count} seeds)" if count > 1 else "")).replace("$", r"\$")
         axes.plot(curve.x, curve.mean, color=color, linewidth=2, label=label)
         if count > 1:
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
@@ -118,12 +110,13 @@ def _figure(count: int, size: tuple[float, float]) -> "tuple[Figure, list[Axes]]
 
 
 def _short(value: float) -> str:
-    """Return 1500000 as 1.5M, 0.0002 as 2e-4."""
+    """Return 1500000 as 1.5M, 0.00042 as 4.2e-4."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{suffix}"
     if 0 < abs(value) < 1e-3:
-        return f"{value:.3g}".replace("e-0", "e-")
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:g}"
 
 

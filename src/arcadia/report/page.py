@@ -1,7 +1,6 @@
 """The report page: curves, tables, what differed between runs, how they went, and videos, in one HTML file."""
 
 import base64
-import html
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 import arcadia
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
-from arcadia.report.runs import AXES, Group, Run, differences, group, read_run
+from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, group, read_run
 from arcadia.types import UserError
 
 MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
@@ -34,7 +33,7 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
         from scipy import stats  # noqa: F401
     except ModuleNotFoundError:
         raise UserError('reports need an extra: pip install "arcadia[report]"') from None
-    runs = [read_run(path) for path in paths]
+    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     by_env: dict[str, list[Run]] = {}
     for run in runs:
         by_env.setdefault(run.game or run.config.env.env, []).append(run)
@@ -43,14 +42,13 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
         sections = [_section(env, members, output) for env, members in by_env.items()]
-        page.write_text(
-            template.render(
-                version=arcadia.__version__,
-                date=time.strftime("%Y-%m-%d %H:%M"),
-                sections=sections,
-                aggregates=_aggregates(runs),
-            )
+        text = template.render(
+            version=arcadia.__version__,
+            date=time.strftime("%Y-%m-%d %H:%M"),
+            sections=sections,
+            aggregates=_aggregates(runs),
         )
+        page.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"output {output} cannot be written ({error.strerror}): give another --output") from None
     return page
@@ -76,7 +74,7 @@ def _section(env: str, runs: list[Run], output: Path) -> dict[str, Any]:
         "health": svg(health(groups), f"{env} health"),
         "runs": [_run(run) for run in runs],
         "differences": differences(runs),
-        "videos": [_video(video) for run in runs for video in sorted((run.path / "videos").glob("*.mp4"))],
+        "videos": [_video(video) for run in runs for video in sorted((run.path / "videos").glob("[!.]*.mp4"))],
     }
 
 
@@ -99,13 +97,13 @@ def _result(each: Group) -> dict[str, Any]:
 
 def _evaluation(run: Run, final: dict[str, Any]) -> dict[str, Any]:
     mean = float(final["mean"])
-    return {"run": run.path.name, "human": human_normalized(run.game, mean), **final}
+    return {"run": run.name, "human": human_normalized(run.game, mean), **final}
 
 
 def _run(run: Run) -> dict[str, Any]:
     last = run.train[-1]
     return {
-        "name": run.path.name,
+        "name": run.name,
         "recipe": run.config.recipe,
         "seed": run.config.runtime.seed,
         "workers": run.config.runtime.num_workers,
@@ -121,34 +119,40 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _video(path: Path) -> dict[str, str]:
     """Return an embedded video, or a link to a large one."""
-    name = html.escape(path.stem)
-    if path.stat().st_size > MAX_VIDEO_BYTES:
-        return {"name": name, "link": path.resolve().as_uri()}
-    return {"name": name, "source": "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()}
+    try:
+        if path.stat().st_size > MAX_VIDEO_BYTES:
+            return {"name": path.stem, "link": path.resolve().as_uri()}
+        data = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): delete it") from None
+    return {"name": path.stem, "source": f"data:video/mp4;base64,{data}"}
 
 
 def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:
-    """Return, for each recipe, the interquartile mean of human-normalised scores over games and seeds.
+    """Return, for each group of runs of several games, the interquartile mean of human-normalised scores.
 
     The 95% interval resamples the runs of each game (stratified bootstrap; Agarwal et al. 2021, arXiv:2108.13264).
+    There is none where a game has one run only.
     """
     from scipy.stats import trim_mean
 
     rows = []
-    for recipe in sorted({run.config.recipe for run in runs}):
+    for each in group(runs, NOT_COMPARED | {"env.env"}):
         games: dict[str, list[float]] = {}
-        for run in runs:
+        for run in each.runs:
             human = None if run.score is None else human_normalized(run.game, run.score)
-            if run.config.recipe == recipe and run.game is not None and human is not None:
-                games.setdefault(run.game, []).append(human)
-        count = sum(map(len, games.values()))
-        if count < 2:
+            if human is not None:
+                games.setdefault(run.config.env.env, []).append(human)
+        if len(games) < 2:
             continue
-        rng = np.random.default_rng(0)
-        draws = [
-            np.array(scores)[rng.integers(len(scores), size=(NUM_RESAMPLES, len(scores)))] for scores in games.values()
-        ]
-        low, high = np.percentile(trim_mean(np.concatenate(draws, axis=1), 0.25, axis=1), [2.5, 97.5])
-        iqm = float(trim_mean(np.concatenate(list(games.values())), 0.25))
-        rows.append({"recipe": recipe, "games": len(games), "runs": count, "iqm": iqm, "low": low, "high": high})
+        scores = [np.array(values) for values in games.values()]
+        interval = None
+        if min(map(len, scores)) > 1:
+            rng = np.random.default_rng(0)
+            draws = [values[rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))] for values in scores]
+            means = trim_mean(np.concatenate(draws, axis=1), 0.25, axis=1)
+            interval = np.percentile(means, [2.5, 97.5]).tolist()
+        iqm = float(trim_mean(np.concatenate(scores), 0.25))
+        count = sum(map(len, scores))
+        rows.append({"label": each.label, "games": len(games), "runs": count, "iqm": iqm, "interval": interval})
     return rows

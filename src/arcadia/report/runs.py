@@ -14,8 +14,27 @@ from arcadia.envs import game_of
 from arcadia.metrics import read_metrics
 from arcadia.types import UserError
 
-NOT_COMPARED = {"runtime.seed", "runtime.run_dir"}
+HEALTH = {  # figures that tell how a run went
+    "steps_per_s": "env_steps/s",
+    "staleness": "staleness of a gradient (updates)",
+    "entropy": "entropy, as in the loss (nats)",
+    "explained_variance": "explained variance of the value",
+    "gradient_norm": "gradient norm before clipping",
+    "lr": "learning rate",
+}
+# Settings that make no difference to what is learned
+NOT_COMPARED = {
+    f"runtime.{name}"
+    for name in ("seed", "run_dir", "quiet", "wandb", "checkpoint_seconds", "eval_episodes", "eval_cpu_share")
+}
 _EVALUATION = ("mean", "median", "min", "max", "env_steps", "episodes")  # figures of RUN/evaluations/*.json
+_COUNTERS = ("env_steps", "frames", "seconds")
+_FIGURES = {  # that a row of metrics.jsonl must have
+    "train": (*_COUNTERS, "updates", "episodes"),
+    "evaluation": (*_COUNTERS, "mean"),
+    "skipped": ("skipped_updates",),
+}
+_OPTIONAL = {"mean_return_100", *HEALTH}
 NUM_POINTS = 200  # of a mean curve
 NUM_RESAMPLES = 2000
 AXES = {"env_steps": "env_steps", "frames": "frames", "minutes": "minutes of training"}
@@ -32,6 +51,11 @@ class Run:
     evaluations: list[dict[str, Any]]
     skipped_updates: int
     final: list[dict[str, Any]]  # RUN/evaluations/*.json: whole games with fixed parameters
+
+    @property
+    def name(self) -> str:
+        """The directory, and the folder that holds it: runs of several folders may have equal names."""
+        return "/".join(self.path.resolve().parts[-2:])
 
     @property
     def score(self) -> float | None:
@@ -76,21 +100,31 @@ def read_run(path: Path) -> Run:
     except UserError:  # an environment of the caller's own
         game = None
     try:
-        rows = [row for row in read_metrics(path) if isinstance(row, dict) and "kind" in row]
-    except OSError as error:
-        raise UserError(f"{path}/metrics.jsonl cannot be read ({error.strerror}): has the run begun?") from None
-    train = [row for row in rows if row["kind"] == "train"]
-    if not train:
+        rows = read_metrics(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}/metrics.jsonl cannot be read ({error}): has the run begun?") from None
+    of_kind = {kind: _rows(path, rows, kind) for kind in _FIGURES}
+    if not of_kind["train"]:
         raise UserError(f"{path} has no figures yet: train it longer")
     return Run(
         path,
         config,
         game,
-        train,
-        [row for row in rows if row["kind"] == "evaluation"],
-        sum(int(row["skipped_updates"]) for row in rows if row["kind"] == "skipped"),
+        of_kind["train"],
+        of_kind["evaluation"],
+        sum(int(row["skipped_updates"]) for row in of_kind["skipped"]),
         [_read_evaluation(file) for file in sorted((path / "evaluations").glob("*.json"))],
     )
+
+
+def _rows(path: Path, rows: list[Any], kind: str) -> list[dict[str, Any]]:
+    """Return the rows of one kind, numbers where they must be."""
+    chosen = [row for row in rows if isinstance(row, dict) and row.get("kind") == kind]
+    for row in chosen:
+        for name in (*_FIGURES[kind], *(row.keys() & _OPTIONAL)):
+            if not isinstance(row.get(name), int | float):
+                raise UserError(f"{path}/metrics.jsonl is damaged: a row of kind {kind} has {name} {row.get(name)!r}")
+    return chosen
 
 
 def _read_evaluation(file: Path) -> dict[str, Any]:
@@ -116,37 +150,46 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(runs: list[Run]) -> dict[str, list[Any]]:
+def differences(runs: list[Run], ignore: set[str] = NOT_COMPARED) -> dict[str, list[Any]]:
     """Return setting -> its value in each run, for the settings that are not the same in all."""
     settings = [flatten(run.config.to_dict()) for run in runs]
-    values = {name: [flat[name] for flat in settings] for name in settings[0] if name not in NOT_COMPARED}
+    values = {name: [flat[name] for flat in settings] for name in settings[0] if name not in ignore}
     return {name: column for name, column in values.items() if any(value != column[0] for value in column)}
 
 
-def group(runs: list[Run]) -> list[Group]:
-    """Put runs together that differ in their seed only; a label names the recipe and what differs from others of it."""
+def group(runs: list[Run], ignore: set[str] = NOT_COMPARED) -> list[Group]:
+    """Put runs together that differ in ignored settings only, by default the seed and what does not matter to learning.
+
+    A label names the recipe and what differs from other runs of it.
+    """
     groups: dict[str, Group] = {}
-    differing = differences(runs)
+    differing = differences(runs, ignore)
     for index, run in enumerate(runs):
         key = json.dumps([column[index] for column in differing.values()])
         siblings = [other for other in runs if other.config.recipe == run.config.recipe]
+        settings = differences(siblings, ignore)
         position = siblings.index(run)
-        settings = [f"{name.rpartition('.')[2]} {column[position]}" for name, column in differences(siblings).items()]
-        groups.setdefault(key, Group(", ".join([run.config.recipe, *settings]), [])).runs.append(run)
+        shown = [f"{name.rpartition('.')[2]} {column[position]}" for name, column in settings.items()]
+        groups.setdefault(key, Group(", ".join([run.config.recipe, *shown]), [])).runs.append(run)
     return list(groups.values())
 
 
 def mean_curve(runs: list[Run], axis: str) -> Curve:
-    """Average the runs' mean-100 over a common axis, as far as all of them got; the interval is a bootstrap of runs."""
+    """Average the runs' mean-100 over the part of an axis that all of them have; the interval is a bootstrap of runs.
+
+    It is empty where there is no such part.
+    """
     curves = []
     for run in runs:
         y = run.column("mean_return_100")
         known = np.isfinite(y)
         if known.any():
             curves.append((run.column(axis)[known], y[known]))
-    if not curves:
+    start = max((xs[0] for xs, _ in curves), default=np.inf)
+    end = min((xs[-1] for xs, _ in curves), default=-np.inf)
+    if start > end:
         return Curve(*(np.empty(0) for _ in range(4)))
-    x = np.linspace(max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves), NUM_POINTS)
+    x = np.linspace(start, end, NUM_POINTS)
     values = np.stack([np.interp(x, xs, ys) for xs, ys in curves])  # [runs, points]
     low = high = values.mean(0)
     if len(values) > 1:

@@ -5,6 +5,7 @@ import json
 import time
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -61,6 +62,8 @@ def resume(
     total_episodes: int | None = None,
     stop_score: float | None = None,
     num_workers: int | None = None,
+    wandb: Literal["online", "offline", "disabled"] | None = None,
+    quiet: bool = False,
     make_env: EnvFactory = make_vector_env,
 ) -> TrainResult:
     """Continue a run from its newest checkpoint, or from the start if it has none.
@@ -79,6 +82,8 @@ def resume(
         "total_episodes": total_episodes,
         "stop_score": stop_score,
         "num_workers": num_workers,
+        "wandb": wandb,
+        "quiet": quiet,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     runtime = dataclasses.replace(config.runtime, **given, run_dir=str(run))  # type: ignore[arg-type]

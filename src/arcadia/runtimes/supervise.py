@@ -114,7 +114,7 @@ class Supervisor:
             self._row("skipped")
             | {"updates": report.skipped[0], "worker": report.worker, "skipped_updates": len(report.skipped)}
         )
-        self._display.line(
+        self._display.warning(
             f"worker {report.worker} at update {report.skipped[0]:,}: {len(report.skipped)} gradient(s) not finite, "
             f"not applied ({self._skipped_updates:,} in all)"
         )
@@ -125,7 +125,7 @@ class Supervisor:
         snapshot = evaluation.snapshot
         where = f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps"
         if not all(map(is_finite, evaluation.episodes)):
-            self._display.line(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
+            self._display.warning(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
             return
         summary = summarize(evaluation, self._config.env.env)
         row = self._row("evaluation") | {
@@ -177,7 +177,7 @@ class Supervisor:
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
         if reason == "failure" and self._skipped_updates:
-            self._display.line(f"{self._skipped_updates:,} updates were not finite and not applied")
+            self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
         self._show()
         self.checkpoint()
