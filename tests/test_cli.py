@@ -184,11 +184,24 @@ def test_a_truncated_checkpoint_is_refused(arcadia, own_run, command):
     path = newest_checkpoint(own_run)
     assert path is not None
     path.write_bytes(path.read_bytes()[:-9])
-    assert_one_line(arcadia(command, own_run), path, "delete it to use the one before")
+    assert_one_line(arcadia(command, own_run), path, "delete it to begin anew")
     path.unlink()
     save = shutil.copytree(own_run, own_run.with_name("saved"))
     assert arcadia("eval", own_run, "--episodes", 1).code == 2, "none is left"
     assert sorted(p.name for p in own_run.rglob("*")) == sorted(p.name for p in Path(save).rglob("*"))
+
+
+@pytest.mark.parametrize("command", [["eval", "--episodes", 1], ["resume", "--total-steps", 200]])
+def test_the_checkpoint_before_a_torn_one_is_used_with_a_warning(own_run, command):
+    path = newest_checkpoint(own_run)
+    assert path is not None
+    (torn := path.with_stem("000000999999")).write_bytes(path.read_bytes()[:-9])
+    ended = subprocess_arcadia(command[0], own_run, *command[1:])
+    assert ended.code == 0, ended
+    assert str(torn) in ended.err
+    assert "using the checkpoint before it\n" in ended.err
+    assert ended.err.startswith("arcadia: warning: ")
+    assert "warn(" not in ended.err, "no line of code"
 
 
 @pytest.mark.parametrize("command", ["eval", "resume"])

@@ -329,6 +329,26 @@ def test_a_checkpoint_is_written_at_the_pace_asked_for(tmp_path, monkeypatch):
     assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(times[:-1]))
 
 
+def test_training_goes_on_where_a_checkpoint_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """The folder is gone for the first two."""
+    run, tries = tmp_path / "run", []
+
+    def save(path: Path, checkpoint: Checkpoint) -> None:
+        tries.append(path)
+        folder = path / "checkpoints"
+        if len(tries) == 1:
+            folder.rename(path / "away")
+        if len(tries) == 3:
+            (path / "away").rename(folder)
+        save_periodic(path, checkpoint)
+
+    monkeypatch.setattr("arcadia.runtimes.supervise.save_periodic", save)
+    train(cartpole(run, eval_episodes=0, checkpoint_seconds=0.3, total_minutes=0.03, total_steps=10**6))
+    assert len(tries) >= 4
+    assert capsys.readouterr().out.count("no checkpoint was written (No such file or directory): training goes on") == 2
+    assert final(run).counters[:, ENV_STEPS].sum() > 0
+
+
 def test_tensorboard_shows_graph_histograms_and_episodes(tmp_path):
     run = tmp_path / "run"
     train(cartpole(run, eval_episodes=0))

@@ -1,9 +1,14 @@
 """Checkpoints (safetensors with JSON inside) and run directories. Nothing is pickled."""
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import platform
 import subprocess
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +100,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "statistics": checkpoint.statistics,
         "counters": checkpoint.counters,
     } | {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer_state.items()}
-    metadata = {"progress": json.dumps(checkpoint.progress), "arcadia": arcadia.__version__}
+    progress = json.dumps(checkpoint.progress)
+    metadata = {"progress": progress, "sha256": _digest(tensors, progress), "arcadia": arcadia.__version__}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def _digest(tensors: dict[str, Tensor], progress: str) -> str:
+    """Return a checksum of everything that a checkpoint holds."""
+    digest = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -108,7 +124,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            progress = json.loads(file.metadata()["progress"])
+            metadata = file.metadata()
+        if _digest(tensors, metadata["progress"]) != metadata["sha256"]:
+            raise ValueError("its checksum differs")
+        progress = json.loads(metadata["progress"])
         checkpoint = Checkpoint(
             parameters=tensors.pop("parameters"),
             statistics=tensors.pop("statistics"),
@@ -119,9 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}: {error}): delete it to use the one before"
-        ) from None
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
     if not (
         isinstance(progress, dict)
         and checkpoint.parameters.dtype == torch.float32
@@ -133,8 +150,53 @@ def load_checkpoint(path: Path) -> Checkpoint:
         and checkpoint.counters.shape[1] == 4
         and all(tensor.dim() >= 1 and len(tensor) > 0 for tensor in checkpoint.optimizer_state.values())
     ):
-        raise UserError(f"{path} is not laid out as a checkpoint: delete it to use the one before")
+        raise UserError(f"{path} is not laid out as a checkpoint")
     return checkpoint
+
+
+def load_newest(run: Path) -> tuple[Path, Checkpoint] | None:
+    """Read a run's newest checkpoint or, with a warning, the newest that is readable; None before the first.
+
+    Raises:
+        UserError: none of them is readable.
+    """
+    paths = _checkpoints(run)
+    for path in reversed(paths):
+        try:
+            return path, load_checkpoint(path)
+        except UserError as error:
+            if path == paths[0]:
+                raise UserError(f"{error}, and there is none before it: delete it to begin anew") from None
+            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+    return None
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run directory. The system drops the lock when its owner dies.
+
+    Raises:
+        UserError: another process has it, or the directory cannot be written.
+    """
+    path = run / "lock"
+    try:
+        file = open(path, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): copy the run to where it can") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

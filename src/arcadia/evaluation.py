@@ -13,7 +13,7 @@ from arcadia.checkpoint import (
     best_checkpoint,
     load_checkpoint,
     load_config,
-    newest_checkpoint,
+    load_newest,
     write_atomically,
 )
 from arcadia.config import TrainConfig
@@ -144,10 +144,14 @@ def load_run_snapshot(run: Path, *, best: bool) -> tuple[Path, Snapshot]:
     Raises:
         UserError: there are none yet, or the file is unusable.
     """
-    path = best_checkpoint(run) if best else newest_checkpoint(run)
-    if path is None or not path.exists():
+    if best:
+        path = best_checkpoint(run)
+        found = (path, load_checkpoint(path)) if path.exists() else None
+    else:
+        found = load_newest(run)
+    if found is None:
         raise UserError(f"{run} has no {'best evaluation' if best else 'checkpoint'} yet: train it longer")
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = found
     env_steps, frames, updates, _ = checkpoint.counters.sum(0).tolist()
     parameters, statistics = checkpoint.parameters.numpy(), checkpoint.statistics.sum(0).numpy()
     return path, Snapshot(parameters, statistics, env_steps, frames, updates)

@@ -141,6 +141,7 @@ def _from_dict(cls: type, data: Any, where: str) -> object:
     for name in data:
         if name not in hints:
             raise UserError(f"{where} has an unknown field {name!r}")
+    # A run that is older than a setting was made with its default.
     has_default = {
         field.name
         for field in dataclasses.fields(cls)
@@ -150,7 +151,7 @@ def _from_dict(cls: type, data: Any, where: str) -> object:
     for name, hint in hints.items():
         if name in data:
             values[name] = _convert(hint, data[name], f"{where}.{name}")
-        elif name not in has_default:  # a run that is older than a setting was made with its default
+        elif name not in has_default or dataclasses.is_dataclass(hint):
             raise UserError(f"{where} lacks the field {name!r}")
     return cls(**values)
 

@@ -1,6 +1,7 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import arcadia
@@ -45,18 +46,21 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.get(arguments[0])
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
+    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
     try:
         return command(arguments[1:])
     except UserError as error:
         return _fail(str(error))
     except (DivergedError, ProcessError) as error:
         return _fail(str(error).rstrip(), 1)
+    except OSError as error:  # such as a full disk
+        if isinstance(error, BrokenPipeError):  # stdout was a pipe that closed, as with `| head`
+            sys.stderr.close()
+            return 141
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # stdout was a pipe that closed, as with `| head`
-        sys.stderr.close()
-        return 141
 
 
 def _fail(message: str, code: int = 2) -> int:

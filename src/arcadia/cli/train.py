@@ -1,6 +1,6 @@
 """arcadia train and resume."""
 
-import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -67,9 +67,6 @@ def resume(arguments: list[str]) -> int:
 
 def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
     """Run a training session and, unless it is quiet, say how it ended."""
-    import warnings
-
-    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
     result = session()
     code = 0 if result.signal_number is None else 128 + result.signal_number
     if result.skipped_updates:

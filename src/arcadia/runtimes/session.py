@@ -12,9 +12,9 @@ import torch
 from arcadia.checkpoint import (
     Checkpoint,
     create_run,
-    load_checkpoint,
     load_config,
-    newest_checkpoint,
+    load_newest,
+    lock_run,
     restore,
     write_config,
 )
@@ -51,7 +51,8 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
     run = Path(config.runtime.run_dir or "")
     create_run(run, config)
-    return _session(config, model, _create_state(config, model), run, make_env, None)
+    with lock_run(run):
+        return _session(config, model, _create_state(config, model), run, make_env, None)
 
 
 def resume(
@@ -90,18 +91,18 @@ def resume(
     config = dataclasses.replace(config, runtime=runtime)
     validate(config)
     check_wandb(config)
-    path = newest_checkpoint(run)
-    checkpoint = load_checkpoint(path) if path is not None else None
-    spec = spec_of(config.env, make_env)
-    config = resolve(config, spec)
-    model = build_model(config.model, spec, seed=config.runtime.seed)
-    state = _create_state(config, model)
-    if checkpoint is not None:
-        restore(state, checkpoint)
-    if given:
+    with lock_run(run):
+        found = load_newest(run)
+        checkpoint = found[1] if found is not None else None
+        spec = spec_of(config.env, make_env)
+        config = resolve(config, spec)
+        model = build_model(config.model, spec, seed=config.runtime.seed)
+        state = _create_state(config, model)
+        if checkpoint is not None:
+            restore(state, checkpoint)
         description = json.loads((run / "config.json").read_text())
         write_config(run, description | {"config": config.to_dict()})
-    return _session(config, model, state, run, make_env, checkpoint)
+        return _session(config, model, state, run, make_env, checkpoint)
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:

@@ -141,7 +141,10 @@ class Supervisor:
         is_best = not evaluation.greedy and (self._best is None or evaluation.mean > self._best)
         if is_best:
             self._best = evaluation.mean
-            self._save_best(snapshot)
+            try:
+                self._save_best(snapshot)
+            except OSError as error:
+                self._display.warning(f"the best parameters were not written ({error.strerror}): training goes on")
         self._display.line(
             f"{where}, {summary['episodes']} {mode} games: mean {summary['mean']:.2f} "
             f"(min {summary['min']:.0f}, max {summary['max']:.0f})" + (", best so far" if is_best else "")
@@ -157,7 +160,10 @@ class Supervisor:
             self._last_metrics = now
             self._write_metrics()
         if now - self._last_checkpoint >= self._config.runtime.checkpoint_seconds:
-            self.checkpoint()
+            try:
+                self.checkpoint()
+            except OSError as error:
+                self._display.warning(f"no checkpoint was written ({error.strerror}): training goes on")
             self._last_checkpoint = time.monotonic()
         return self._stop_reason()
 
