@@ -225,3 +225,13 @@ def test_wandb_is_off_unless_asked_for(tmp_path):
     train(configure(TOY, "CartPole-v1", tmp_path / "run", runtime="serial", total_steps=600, eval_episodes=0))
     assert not list((tmp_path / "run").glob("wandb*"))
     assert wandb.run is None
+
+
+def test_every_figure_of_a_run_is_documented(tmp_path):
+    settings = {"runtime": "serial", "num_envs": 3, "num_steps": 16, "eval_episodes": 2, "eval_updates": 40}
+    train(configure(TOY, "CartPole-v1", tmp_path / "run", total_steps=1500, **settings))
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    names = {name for row in read_metrics(tmp_path / "run") for name in row}
+    assert len(names) > 35
+    for name in names - {"num_steps_worker_0"}:
+        assert f"`{name}`" in text, name
