@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 
 import arcadia
-from arcadia.checkpoint import load_config
+from arcadia.run_directory import load_config
 
 
 def main(run: str) -> float:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import arcadia
-from arcadia.checkpoint import load_config
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env
+from arcadia.run_directory import load_config
 from arcadia.types import UserError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

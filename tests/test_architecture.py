@@ -16,10 +16,10 @@ LAYERS = (
     ("arcadia",),
     ("distributions",),
     ("types",),
-    ("config",),
+    ("config", "files"),
     ("validation",),
     ("envs",),
-    ("models", "returns", "optimizers", "schedules", "recipes", "terminal", "published"),
+    ("models", "returns", "optimizers", "schedules", "recipes", "terminal", "published", "run_directory"),
     ("rollout", "loss", "metrics"),
     ("gradients", "parameters"),
     ("worker", "checkpoint"),
@@ -119,9 +119,13 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
 
 
 def test_only_parameters_runtimes_and_bench_know_about_processes() -> None:
-    importers = _importers("multiprocessing", "torch.multiprocessing", "concurrent", "threading")
-    assert "arcadia.runtimes.hogwild" in importers
+    importers = _importers("multiprocessing", "torch.multiprocessing", "concurrent")
+    assert "arcadia.runtimes.processes" in importers
     assert importers <= _within("runtimes") | {"arcadia.parameters", "arcadia.bench"}
+
+
+def test_threads_only_read_from_processes() -> None:
+    assert _importers("threading") == {"arcadia.runtimes.processes", "arcadia.cli"}, "the latter for their errors"
 
 
 def test_nothing_pickles() -> None:

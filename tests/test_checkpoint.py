@@ -20,11 +20,8 @@ from toy_envs import TOY, configure, make_constant_reward
 from arcadia.checkpoint import (
     CHECKPOINTS_KEPT,
     Checkpoint,
-    create_run,
     load_checkpoint,
-    load_config,
     load_newest,
-    lock_run,
     newest_checkpoint,
     restore,
     save_checkpoint,
@@ -35,6 +32,7 @@ from arcadia.config import OptimizerConfig, TrainConfig
 from arcadia.evaluation import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
+from arcadia.run_directory import create_run, load_config, lock_run
 from arcadia.runtimes import resume, train
 from arcadia.types import UserError
 from arcadia.validation import config_from_dict
@@ -345,7 +343,7 @@ def test_the_newest_readable_checkpoint_is_used(tmp_path):
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
     """The second is refused with the owner named; a lock dies with its owner, however that ends."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom arcadia.checkpoint import lock_run\n"
+        "import sys, time\nfrom pathlib import Path\nfrom arcadia.run_directory import lock_run\n"
         "with lock_run(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -356,10 +354,10 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
             pass
         owner.kill()
         owner.wait()
-    assert (tmp_path / "lock").exists(), "killed, it could not tidy up"
+    assert (tmp_path / "lock").read_text() == str(owner.pid), "killed, it could not tidy up"
     with lock_run(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid())
-    assert not (tmp_path / "lock").exists()
+    assert (tmp_path / "lock").read_text() == ""
 
 
 def toy(run: Path, **settings: object) -> TrainConfig:

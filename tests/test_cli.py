@@ -15,11 +15,12 @@ from typing import NamedTuple
 import pytest
 
 from arcadia import __version__
-from arcadia.checkpoint import load_checkpoint, load_config, newest_checkpoint
+from arcadia.checkpoint import load_checkpoint, newest_checkpoint
 from arcadia.cli import main
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from arcadia.metrics import read_metrics
 from arcadia.recipes import RECIPES
+from arcadia.run_directory import load_config
 
 TINY = ["--runtime", "serial", "--eval-episodes", "0", "--num-envs", "3", "--num-steps", "5"]
 TINY += ["--num-minibatches", "1", "--total-steps", "60"]

@@ -19,7 +19,7 @@ from toy_envs import (
     make_target,
 )
 
-from arcadia.checkpoint import Checkpoint, load_checkpoint, load_config, newest_checkpoint
+from arcadia.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from arcadia.config import EnvConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluation import evaluate_run
@@ -27,6 +27,7 @@ from arcadia.metrics import read_metrics
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.normalize import CLIP
 from arcadia.recipes import recipe
+from arcadia.run_directory import load_config
 from arcadia.runtimes import resume, train
 
 pytestmark = pytest.mark.slow

@@ -15,12 +15,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from toy_envs import TOY, configure
 
-from arcadia.checkpoint import create_run
 from arcadia.cli import main
 from arcadia.envs import atari
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
 from arcadia.report.runs import differences, group, mean_curve, read_run
+from arcadia.run_directory import create_run
 from arcadia.runtimes import train
 from arcadia.types import UserError
 

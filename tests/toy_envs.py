@@ -129,6 +129,28 @@ class Crash(gymnasium.Env[NDArray[np.float32], int]):
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 
+class Endless(Crash):
+    """Never ends: no decision is a reset."""
+
+    def step(self, action: int) -> Step:
+        return np.zeros(3, np.float32), 1.0, False, False, {}
+
+
+class Misshapen(Crash):
+    """Its 20th observation has another shape."""
+
+    def step(self, action: int) -> Step:
+        self._step += 1
+        return np.zeros(3 + (self._step == 20), np.float32), 1.0, False, False, {}
+
+
+class Broken(Crash):
+    """Cannot be built."""
+
+    def __init__(self) -> None:
+        raise ArithmeticError(self.MESSAGE)
+
+
 class Exit(Crash):
     """Ends its process, politely, in its 20th step."""
 

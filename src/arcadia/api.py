@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcadia.checkpoint import load_config
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, make_vector_env, repeats_itself
 from arcadia.evaluation import evaluate_run, load_run_snapshot
@@ -16,6 +15,7 @@ from arcadia.parameters import Snapshot
 from arcadia.player import load_snapshot
 from arcadia.recipes import default_recipe
 from arcadia.recipes import recipe as find_recipe
+from arcadia.run_directory import load_config
 from arcadia.runtimes import TrainResult
 from arcadia.runtimes import train as run_training
 from arcadia.types import Actions, Observations, UserError

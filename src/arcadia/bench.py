@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch.multiprocessing
 
-from arcadia.checkpoint import load_config
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env, spec_of
 from arcadia.metrics import read_metrics
 from arcadia.recipes import recipe
+from arcadia.run_directory import load_config
 from arcadia.runtimes.session import default_workers
 from arcadia.types import Actions, UserError
 

@@ -1,14 +1,9 @@
-"""Checkpoints (safetensors with JSON inside) and run directories. Nothing is pickled."""
+"""Checkpoints: safetensors with JSON inside. Nothing is pickled, and nothing that a file says is trusted."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import platform
-import subprocess
+import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +14,14 @@ import torch
 from torch import Tensor
 
 import arcadia
-from arcadia.config import TrainConfig
+from arcadia.files import parse_json, write_atomically
 from arcadia.parameters import ENV_STEPS, SharedState
 from arcadia.types import UserError
-from arcadia.validation import config_from_dict
 
 CHECKPOINTS_KEPT = 3
+MAX_BYTES = 2**32  # of a checkpoint; none is read that is larger
+MAX_PROGRESS_BYTES = 2**16
+MAX_COUNT = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +119,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: the file is missing, torn or not a checkpoint.
     """
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes are more than any checkpoint has")
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
-        if _digest(tensors, metadata["progress"]) != metadata["sha256"]:
+        text = metadata["progress"]
+        if len(text) > MAX_PROGRESS_BYTES or _digest(tensors, text) != metadata["sha256"]:
             raise ValueError("its checksum differs")
-        progress = json.loads(metadata["progress"])
+        progress = parse_json(text)
         checkpoint = Checkpoint(
             parameters=tensors.pop("parameters"),
             statistics=tensors.pop("statistics"),
@@ -140,7 +140,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
     if not (
-        isinstance(progress, dict)
+        _is_progress(progress)
         and checkpoint.parameters.dtype == torch.float32
         and checkpoint.parameters.dim() == 1
         and checkpoint.statistics.dtype == torch.float64
@@ -148,10 +148,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
         and checkpoint.counters.dtype == torch.int64
         and checkpoint.counters.dim() == 2
         and checkpoint.counters.shape[1] == 4
+        and bool(((checkpoint.counters >= 0) & (checkpoint.counters < MAX_COUNT)).all())
         and all(tensor.dim() >= 1 and len(tensor) > 0 for tensor in checkpoint.optimizer_state.values())
     ):
         raise UserError(f"{path} is not laid out as a checkpoint")
     return checkpoint
+
+
+def _is_progress(progress: Any) -> bool:
+    """Return whether what is known of the progress has the types that it was written with."""
+    if not isinstance(progress, dict):
+        return False
+    returns, record = progress.get("recent_returns", []), progress.get("episode_record", [])
+    return (
+        all(_is_number(progress.get(name, 0)) for name in ("seconds", "best_evaluation"))
+        and all(_is_number(count := progress.get(name, 0)) and count >= 0 for name in ("restarts", "skipped_updates"))
+        and isinstance(returns, list)
+        and all(map(_is_number, returns))
+        and isinstance(record, list)
+        and len(record) in (0, 2)
+        and all(value is None or _is_number(value) for value in record)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < MAX_COUNT and math.isfinite(value)
 
 
 def load_newest(run: Path) -> tuple[Path, Checkpoint] | None:
@@ -169,47 +190,6 @@ def load_newest(run: Path) -> tuple[Path, Checkpoint] | None:
                 raise UserError(f"{error}, and there is none before it: delete it to begin anew") from None
             warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
     return None
-
-
-@contextlib.contextmanager
-def lock_run(run: Path) -> Iterator[None]:
-    """Keep other processes from training in a run directory. The system drops the lock when its owner dies.
-
-    Raises:
-        UserError: another process has it, or the directory cannot be written.
-    """
-    path = run / "lock"
-    try:
-        file = open(path, "a+")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): copy the run to where it can") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip()
-            raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary name, synced to disk before it gets its own."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
 
 
 def save_periodic(run: Path, checkpoint: Checkpoint) -> None:
@@ -232,62 +212,3 @@ def newest_checkpoint(run: Path) -> Path | None:
 def best_checkpoint(run: Path) -> Path:
     """Return the path where a run keeps the parameters of its best evaluation."""
     return run / "best" / "checkpoint.safetensors"
-
-
-def create_run(run: Path, config: TrainConfig) -> None:
-    """Create a run directory and its config.json.
-
-    Raises:
-        UserError: it exists already or cannot be written.
-    """
-    description = {
-        "config": config.to_dict(),
-        "versions": {
-            "arcadia": arcadia.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-        },
-        "commit": _commit(),
-    }
-    try:
-        if (run / "config.json").exists():
-            raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
-        for folder in ("checkpoints", "best"):
-            (run / folder).mkdir(parents=True, exist_ok=True)
-        write_config(run, description)
-    except OSError as error:
-        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): give another --run-dir") from None
-
-
-def write_config(run: Path, description: dict[str, Any]) -> None:
-    """Write config.json."""
-    write_atomically(run / "config.json", (json.dumps(description, indent=2) + "\n").encode())
-
-
-def load_config(run: Path) -> TrainConfig:
-    """Read the configuration of a run.
-
-    Raises:
-        UserError: `run` is not a run directory, or its config.json is damaged.
-    """
-    path = run / "config.json"
-    try:
-        description = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{run} is not a run directory: it holds no config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
-    try:
-        return config_from_dict(description.get("config") if isinstance(description, dict) else None)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _commit() -> str | None:
-    """Return the git commit of the source tree, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None

@@ -165,6 +165,10 @@ class RuntimeConfig:
     """Share of the machine's processors that the evaluator may use (hogwild)."""
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""
+    max_restarts: int = 100
+    """How often a worker or the evaluator that died or hung is started again, each of them (hogwild)."""
+    heartbeat_seconds: float = 60.0
+    """A worker or evaluator that has not moved an environment for so long counts as hung (hogwild)."""
     wandb: Literal["online", "offline", "disabled"] = "disabled"
     """Log to Weights & Biases too: what TensorBoard shows, under the same names."""
     quiet: bool = False

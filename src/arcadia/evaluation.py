@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arcadia.checkpoint import (
-    best_checkpoint,
-    load_checkpoint,
-    load_config,
-    load_newest,
-    write_atomically,
-)
+from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
+from arcadia.files import write_atomically
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player, Recording
 from arcadia.published import human_normalized
-from arcadia.types import UserError
+from arcadia.run_directory import load_config
+from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 
 
 def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
@@ -99,7 +96,10 @@ class PeriodicEvaluator:
         ]
 
     def step(self) -> list[Evaluation]:
-        """Play one decision in each mode that has something to play; return what this completed."""
+        """Play one decision in each mode that has something to play; return what this completed.
+
+        An evaluation of which a game does not end holds no games.
+        """
         finished = []
         for mode in self._modes:
             if not mode.is_playing and time.monotonic() >= mode.next_start:
@@ -109,7 +109,10 @@ class PeriodicEvaluator:
                     mode.is_playing, mode.updates = True, snapshot.updates
                     mode.next_start = time.monotonic() + self._min_seconds
             if mode.is_playing:
-                evaluation = mode.player.step()
+                try:
+                    evaluation = mode.player.step()
+                except UserError:  # a game does not end
+                    evaluation = mode.player.without_games()
                 if evaluation is not None:
                     mode.is_playing = False
                     finished.append(evaluation)
@@ -120,10 +123,10 @@ class PeriodicEvaluator:
         """True while there is nothing new to evaluate."""
         return not any(mode.is_playing for mode in self._modes)
 
-    def run(self) -> list[Evaluation]:
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[Evaluation]:
         """Play one whole evaluation in each mode, unless the parameters are those of the last one."""
         finished = self.step()
-        while not self.is_idle:
+        while not self.is_idle and not should_stop():
             finished += self.step()
         return finished
 
@@ -183,7 +186,9 @@ def evaluate_run(
         record: keep the recording from which videos are made.
 
     Raises:
-        UserError: the run or its checkpoint is unusable, or an argument is out of range.
+        UserError: the run or its checkpoint is unusable, an argument is out of range, or a game does not end.
+        DivergedError: the policy is not finite.
+        ProcessError: the environment raised something.
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
         if not isinstance(value, int) or value < 1:
@@ -205,7 +210,12 @@ def evaluate_run(
     player.start(snapshot)
     evaluation = None
     while evaluation is None:
-        evaluation = player.step()
+        try:
+            evaluation = player.step()
+        except (UserError, DivergedError):
+            raise
+        except Exception as error:
+            raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
         on_progress(player.num_finished)
     mode = "greedy" if greedy else "sampled"
     result = {

@@ -1,12 +1,13 @@
 """What a run reports while it goes on: metrics.jsonl, TensorBoard, and running figures."""
 
+import contextlib
 import importlib.util
 import json
 import math
 import uuid
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from arcadia.config import TrainConfig
+from arcadia.files import MAX_JSON_BYTES, LineWriter, parse_json, write_atomically
 from arcadia.models import ActorCritic
 from arcadia.types import Episode, UpdateReport, UserError
 
@@ -89,33 +91,44 @@ def is_finite(episode: Episode) -> bool:
 class MetricsWriter:
     """Appends rows to metrics.jsonl, TensorBoard and, if asked for, Weights & Biases.
 
-    Every row has `kind` ("train", "episode", "evaluation" or "skipped"), `env_steps`, `frames`, `updates`, `seconds`
-    and its figures. The other two show the figures against env_steps.
+    Every row has `kind` ("train", "episode", "evaluation", "skipped" or "restart"), `env_steps`, `frames`, `updates`,
+    `seconds` and its figures. The other two show the figures against env_steps.
 
     Args:
         run: run directory.
         config: of the run.
         env_steps: everything after this point is cut, where a resumed run continues.
+        warn: called with one line of text when something cannot be written; training goes on without.
 
     Raises:
         UserError: Weights & Biases is asked for and an extra is missing, or it cannot start.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, env_steps: int = 0) -> None:
+    def __init__(self, run: Path, config: TrainConfig, env_steps: int, warn: Callable[[str], None]) -> None:
         # Slow to import, and only training needs it.
         from torch.utils.tensorboard import SummaryWriter
 
         self._wandb = _start_wandb(run, config) if config.runtime.wandb != "disabled" else None
-
+        self._warn = warn
         path = run / "metrics.jsonl"
         if path.exists():
             _cut(path, env_steps)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
-        self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps + 1)
+        self._file = LineWriter(path, warn)
+        self._tensorboard: SummaryWriter | None = None
+        with self._tensorboard_may_fail():
+            self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps + 1)
+
+    @contextlib.contextmanager
+    def _tensorboard_may_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # its file is not whole any more
+            self._tensorboard = None
+            self._warn(f"TensorBoard cannot be written ({error.strerror}) and gets no more; metrics.jsonl has all")
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(row))
         prefix = row["kind"]
         if prefix == "evaluation":
             prefix = f"evaluation_{row['mode']}"
@@ -124,26 +137,35 @@ class MetricsWriter:
             for name, value in row.items()
             if isinstance(value, int | float) and name not in X_AXES
         }
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, row["env_steps"])
+        if self._tensorboard is not None:
+            with self._tensorboard_may_fail():
+                for name, value in scalars.items():
+                    self._tensorboard.add_scalar(name, value, row["env_steps"])
         if self._wandb is not None:
             self._wandb.log(scalars | {name: row[name] for name in ("env_steps", "frames", "seconds")})
 
     def write_graph(self, model: ActorCritic) -> None:
         """Show the network's graph in TensorBoard."""
-        with warnings.catch_warnings():
+        if self._tensorboard is None:
+            return
+        with self._tensorboard_may_fail(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a graph of one row is meant
             self._tensorboard.add_graph(model, model.example_inputs())
 
     def write_histograms(self, model: ActorCritic, env_steps: int) -> None:
         """Show histograms of a model's parameters in TensorBoard."""
-        for name, parameter in model.named_parameters():
-            self._tensorboard.add_histogram(name.replace(".", "/"), parameter.detach().float(), env_steps)
+        if self._tensorboard is None:
+            return
+        with self._tensorboard_may_fail():
+            for name, parameter in model.named_parameters():
+                self._tensorboard.add_histogram(name.replace(".", "/"), parameter.detach().float(), env_steps)
 
     def close(self) -> None:
         """Flush and close all."""
         self._file.close()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            with self._tensorboard_may_fail():
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -181,19 +203,33 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the rows of metrics.jsonl; a torn last line is left out."""
+    """Read the rows of metrics.jsonl, up to the first line that is torn or no row.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
     rows = []
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    with open(run / "metrics.jsonl", "rb") as file:
+        for line in iter(lambda: file.readline(MAX_JSON_BYTES), b""):
+            try:
+                row = parse_json(line)
+            except ValueError:
+                break
+            if not _is_row(row):
+                break
+            rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("kind"), str)
+        and all(isinstance(row.get(name), int | float) for name in ("env_steps", "frames", "updates", "seconds"))
+    )
 
 
 def _cut(path: Path, env_steps: int) -> None:
     """Drop the rows after `env_steps`, and a torn last line."""
     rows = [row for row in read_metrics(path.parent) if row["env_steps"] <= env_steps]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.replace(path)
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -12,7 +12,7 @@ from arcadia.config import OptimizerConfig, Schedule
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.optimizers import build_optimizer, init_optimizer_state
 from arcadia.schedules import scheduled
-from arcadia.types import StatisticsUpdate
+from arcadia.types import StatisticsUpdate, UserError
 
 ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counters
 
@@ -25,6 +25,7 @@ class SharedState:
     optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32; C = 1, or W for private statistics
     statistics: Tensor  # [W, K] float64, each worker writes its own row only
     counters: Tensor  # [W, 4] int64, each worker adds to its own row only
+    heartbeats: Tensor  # [W + 1] int64, each worker and the evaluator count their signs of life in their own
     stop: Tensor  # [1] bool, asks every process to end
 
     def counter(self, column: int) -> int:
@@ -49,12 +50,19 @@ def create_shared_state(
         optimizer_state={name: _share(tensor) for name, tensor in optimizer_state.items()},
         statistics=_share(torch.zeros(num_workers, statistics_size, dtype=torch.float64)),
         counters=_share(torch.zeros(num_workers, 4, dtype=torch.int64)),
+        heartbeats=_share(torch.zeros(num_workers + 1, dtype=torch.int64)),
         stop=_share(torch.zeros(1, dtype=torch.bool)),
     )
 
 
 def _share(tensor: Tensor) -> Tensor:
-    shared: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    try:
+        shared: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        size = tensor.numel() * tensor.element_size()
+        raise UserError(
+            f"no {size:,} bytes of shared memory, make /dev/shm larger (docker: --shm-size): {error}"
+        ) from None
     return shared
 
 

@@ -15,6 +15,7 @@ from arcadia.parameters import Snapshot
 from arcadia.rollout import EpisodeTracker, starts_anew
 from arcadia.types import Actions, DivergedError, Episode, ModelOutput, Rewards, UserError
 
+MAX_GAME_STEPS = 200_000  # Atari ids promise 100,000 at most
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
 
 
@@ -114,7 +115,12 @@ class Player:
 
     @torch.no_grad()
     def step(self) -> Evaluation | None:
-        """Play one decision in every environment; return the evaluation once all games are over."""
+        """Play one decision in every environment; return the evaluation once all games are over.
+
+        Raises:
+            DivergedError: the policy is not finite.
+            UserError: a game does not end.
+        """
         self._model.normalizer.apply(self._observation, out=self._inputs[0])
         is_first = torch.from_numpy(self._is_first)[None]
         output = self._model(self._inputs, is_first, self._state)
@@ -132,6 +138,8 @@ class Player:
                 if self.recording is not None:
                     stop = len(self.recording.decisions)
                     self.recording.games.append(Game(b, stop - episode.length, stop, episode.episode_return))
+        if self._tracker.longest > MAX_GAME_STEPS:
+            raise UserError(f"a game has not ended within {MAX_GAME_STEPS:,} decisions: the environment needs a limit")
         self._observation = step.observation
         self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
         self._resetting = step.reset_next
@@ -139,6 +147,10 @@ class Player:
             return None
         seconds = time.perf_counter() - self._started
         return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)
+
+    def without_games(self) -> Evaluation:
+        """Return an evaluation without games, for one that cannot be completed."""
+        return Evaluation(self._greedy, self._snapshot, (), time.perf_counter() - self._started)
 
     def _record(self, action: Tensor, output: ModelOutput, reward: Rewards) -> None:
         assert self.recording is not None

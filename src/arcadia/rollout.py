@@ -43,6 +43,11 @@ class EpisodeTracker:
             self._return[b] = self._length[b] = self._max_probability[b] = 0
         return episodes
 
+    @property
+    def longest(self) -> int:
+        """Decisions of the longest game that is being played."""
+        return int(self._length.max())
+
 
 class RolloutCollector:
     """Plays B environments with a model, T decisions at a time.

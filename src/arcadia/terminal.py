@@ -141,5 +141,10 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line above the live table."""
-        self._console.print(Text(text), soft_wrap=True)
-        self._console.file.flush()
+        try:
+            self._console.print(Text(text), soft_wrap=True)
+            self._console.file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # such as a log on a full disk: no reason to end training
+            return

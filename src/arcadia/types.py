@@ -4,7 +4,9 @@ T: actions in a rollout. B: environments of one worker. S: width of the recurren
 An action is one of A choices, [...] int64, or D numbers, [..., D] float32, where -1 and 1 are the environment's bounds.
 """
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +32,13 @@ class DivergedError(RuntimeError):
 
 class ProcessError(RuntimeError):
     """A worker or the evaluator died. The message names it and holds its traceback or signal."""
+
+
+def summary_of(error: BaseException) -> str:
+    """Describe an exception and where it was raised in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 class Timestep(NamedTuple):

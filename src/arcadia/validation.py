@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+import reprlib
 from math import inf
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -33,13 +34,13 @@ _BOUNDS = {
     "num_envs": _Bounds(1, 4096),
     "total_envs": _Bounds(1, 4096),
     "forced_start_max": _Bounds(1, 1000),
-    "max_episode_steps": _Bounds(1),
+    "max_episode_steps": _Bounds(1, 1e8),
     "frame_stack": _Bounds(1, 16),
     "reward_scale": _Bounds(0, open_low=True),
     "noop_max": _Bounds(0, 1000),
-    "core_size": _Bounds(1, 65_536),
+    "core_size": _Bounds(1, 4096),
     "initial_std": _Bounds(0, 100, open_low=True),
-    "normalization_steps": _Bounds(1),
+    "normalization_steps": _Bounds(1, 1e15),
     "gamma": _Bounds(0, 1),
     "gae_lambda": _Bounds(0, 1),
     "value_coefficient": _Bounds(0),
@@ -54,15 +55,21 @@ _BOUNDS = {
     "beta2": _Bounds(0, 1, open_high=True),
     "alpha": _Bounds(0, 1),
     "num_workers": _Bounds(1, 4096),
-    "total_steps": _Bounds(1),
-    "total_minutes": _Bounds(0, open_low=True),
-    "total_episodes": _Bounds(1),
+    "total_steps": _Bounds(1, 1e15),
+    "total_minutes": _Bounds(0, 1e9, open_low=True),
+    "total_episodes": _Bounds(1, 1e15),
     "seed": _Bounds(0, 2**63 - 1),
-    "checkpoint_seconds": _Bounds(0, open_low=True),
+    "checkpoint_seconds": _Bounds(0, 1e9, open_low=True),
     "eval_episodes": _Bounds(0, 1000),
     "eval_cpu_share": _Bounds(0, 1, open_low=True),
-    "eval_updates": _Bounds(1),
+    "eval_updates": _Bounds(1, 1e15),
+    "max_restarts": _Bounds(0, 1e9),
+    "heartbeat_seconds": _Bounds(0, 1e9, open_low=True),
 }
+
+
+MAX_LAYERS = 16
+MAX_ROLLOUT = 2**20  # rows
 
 
 def validate(config: TrainConfig) -> None:
@@ -77,7 +84,7 @@ def validate(config: TrainConfig) -> None:
                 raise UserError(f"{name} must be {_BOUNDS[name]}, got {value}")
     env, loss, runtime = config.env, config.loss, config.runtime
     for name, values, bounds in (
-        ("hidden_sizes", config.model.hidden_sizes, _Bounds(1, 65_536)),
+        ("hidden_sizes", config.model.hidden_sizes, _Bounds(1, 4096)),
         ("num_steps", runtime.num_steps, _Bounds(1, 100_000)),
         ("frame_size", env.frame_size, _Bounds(1, 1000)),
         ("crop_rows", env.crop_rows, _Bounds(0, 1000)),
@@ -86,13 +93,20 @@ def validate(config: TrainConfig) -> None:
         for value in values:
             if not bounds.allow(value):
                 raise UserError(f"{name} must be {bounds} each, got {value}")
+    if len(config.model.hidden_sizes) > MAX_LAYERS:
+        raise UserError(f"hidden_sizes must be at most {MAX_LAYERS} layers, got {len(config.model.hidden_sizes)}")
+    rows = max(runtime.num_steps, default=0) * config.envs_per_worker
+    if rows > MAX_ROLLOUT:
+        raise UserError(f"num_steps x num_envs must be at most {MAX_ROLLOUT:,}, got {rows:,}: lower one of them")
+    if not config.recipe.isprintable():
+        raise UserError(f"recipe must be a name, got {_shown(config.recipe)}")
     if not runtime.num_steps:
         raise UserError("num_steps is empty: give one or more, such as --num-steps 20")
     if env.crop_rows[0] >= min(env.crop_rows[1], 210):
         raise UserError(f"crop_rows must rise and start below 210, got {env.crop_rows[0]} {env.crop_rows[1]}")
     for name, number in (("stop_score", runtime.stop_score), ("reward_floor", env.reward_floor)):
-        if number is not None and number != number:
-            raise UserError(f"{name} must be a number, got nan")
+        if number is not None and not abs(number) < 1e15:
+            raise UserError(f"{name} must lie between -1e15 and 1e15, got {number}")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
         raise UserError(
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "
@@ -140,7 +154,7 @@ def _from_dict(cls: type, data: Any, where: str) -> object:
     hints = get_type_hints(cls)
     for name in data:
         if name not in hints:
-            raise UserError(f"{where} has an unknown field {name!r}")
+            raise UserError(f"{where} has an unknown field {_shown(name)}")
     # A run that is older than a setting was made with its default.
     has_default = {
         field.name
@@ -168,12 +182,16 @@ def _convert(hint: Any, value: Any, where: str) -> object:
     elif get_origin(hint) is Literal:
         if value in get_args(hint):
             return value
-        raise UserError(f"{where} must be one of {', '.join(get_args(hint))}, got {value!r}")
+        raise UserError(f"{where} must be one of {', '.join(get_args(hint))}, got {_shown(value)}")
     else:
         allowed = get_args(hint) or (hint,)
-        if type(value) in allowed or (float in allowed and type(value) is int):
+        if type(value) in allowed or (float in allowed and type(value) is int and abs(value) < 2**53):
             return value
-    raise UserError(f"{where} must be {_kind(hint)}, got {value!r}")
+    raise UserError(f"{where} must be {_kind(hint)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _kind(hint: Any) -> str:

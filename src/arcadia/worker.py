@@ -68,7 +68,7 @@ class Worker:
     def update(self) -> UpdateReport:
         """Collect one rollout and learn from it, in one or more passes.
 
-        A gradient that is not finite is not applied. A rollout that taught nothing for that reason is not counted.
+        A gradient that is not finite is not applied. A rollout is counted with the first that is.
 
         Raises:
             DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
@@ -83,10 +83,12 @@ class Worker:
             raise DivergedError(f"worker {self._worker} at update {version}: {error}") from None
         targets = compute_targets(rollout, self._config.loss)
         config = self._loss_config()
+        collector = self._collector
+        env_steps = int(rollout.valid.sum())
 
         staleness: list[int] = []
         skipped: list[int] = []
-        losses = []
+        losses: list[list[float]] = []
         for index in self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
@@ -101,27 +103,24 @@ class Worker:
                 skipped.append(version)
                 continue
             staleness.append(self._store.push(gradient) - version)
+            if not losses:  # at once: a worker may be killed at any moment
+                self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
             losses.append([*map(float, loss), norm])
 
-        collector = self._collector
-        env_steps = frames = 0
         metrics: dict[str, float] = {}
         self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
         self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0
         if losses:
-            env_steps, frames = int(rollout.valid.sum()), collector.frames
             optimizer = self._config.optimizer
             metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))
             metrics["explained_variance"] = explained_variance(rollout, targets)
             metrics["entropy_coefficient"] = config.entropy_coefficient
             metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
-        statistics = collector.statistics() if losses else None
-        self._store.count(env_steps, frames, len(collector.episodes), statistics)
         return UpdateReport(
             worker=self._worker,
             num_steps=self._num_steps,
-            env_steps=env_steps,
-            frames=frames,
+            env_steps=env_steps if losses else 0,
+            frames=collector.frames if losses else 0,
             updates=len(losses),
             skipped=tuple(skipped),
             episodes=collector.episodes,

@@ -1,12 +1,10 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
-
-import arcadia
-from arcadia.cli import bench, play, recipes, report, train
-from arcadia.types import DivergedError, ProcessError, UserError
+from types import FrameType
 
 USAGE = """usage: arcadia COMMAND ...
 
@@ -28,7 +26,28 @@ commands:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands: dict[str, Callable[[list[str]], int]] = {
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as SIGINT is in the background of a script
+            signal.signal(number, _end)
+    try:
+        return _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    print("interrupted", file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
+def _run(arguments: list[str]) -> int:
+    import arcadia
+    from arcadia.cli import bench, play, recipes, report, train
+    from arcadia.types import DivergedError, ProcessError, UserError
+
+    commands = {
         "train": train.train,
         "resume": train.resume,
         "eval": play.evaluate,
@@ -47,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
     warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
+    threading.excepthook = _thread_failed
     try:
         return command(arguments[1:])
     except UserError as error:
@@ -58,9 +78,12 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stderr.close()
             return 141
         return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of a thread that could not write its file: whoever uses the thread is told, and says so."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -69,6 +69,8 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
     """Run a training session and, unless it is quiet, say how it ended."""
     result = session()
     code = 0 if result.signal_number is None else 128 + result.signal_number
+    if not result.is_saved:
+        raise OSError(None, "the last checkpoint could not be written", str(result.run))
     if result.skipped_updates:
         warnings.warn(
             f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl",

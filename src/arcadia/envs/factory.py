@@ -12,7 +12,7 @@ from arcadia.config import EnvConfig
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
-from arcadia.types import UserError
+from arcadia.types import UserError, summary_of
 
 if TYPE_CHECKING:
     from arcadia.envs.atari import Atari
@@ -137,6 +137,12 @@ def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwarg
             if isinstance(error, gymnasium.error.DependencyNotInstalled) and f".{extra}" in entry_point:
                 raise UserError(_missing(package, extra)) from None
         raise UserError(f"{found} cannot be built: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the environment's own code raises
+        if kwargs and isinstance(error, TypeError):  # make_camera knows why
+            raise
+        raise UserError(f"{found} cannot be built: {summary_of(error)}") from error
 
 
 def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpec:

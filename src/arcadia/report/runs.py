@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcadia.checkpoint import load_config
 from arcadia.config import TrainConfig
 from arcadia.envs import game_of
+from arcadia.files import read_json
 from arcadia.metrics import read_metrics
+from arcadia.run_directory import load_config
 from arcadia.types import UserError
 
 HEALTH = {  # figures that tell how a run went
@@ -129,7 +130,7 @@ def _rows(path: Path, rows: list[Any], kind: str) -> list[dict[str, Any]]:
 
 def _read_evaluation(file: Path) -> dict[str, Any]:
     try:
-        evaluation = json.loads(file.read_text())
+        evaluation = read_json(file)
         interval = evaluation["ci95"]
         figures = [evaluation[name] for name in _EVALUATION] + ([0, 0] if interval is None else list(interval))
         if len(figures) != len(_EVALUATION) + 2 or not all(isinstance(figure, int | float) for figure in figures):

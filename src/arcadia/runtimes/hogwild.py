@@ -1,50 +1,32 @@
-"""Workers in spawned processes that update the shared parameters without a lock.
-
-Each process has one pipe to the main process and otherwise only plain shared tensors, so that one killed anywhere
-blocks nobody (a queue's lock would) and leaves nothing behind.
-"""
+"""Workers in spawned processes that update the shared parameters without a lock, and an evaluator beside them."""
 
 import os
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from collections import Counter
+from functools import partial
+from typing import Any, cast
 
-import torch
-import torch.multiprocessing
-
-from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory
+from arcadia.config import EnvConfig, TrainConfig
+from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
+from arcadia.runtimes.processes import Children, Context, Death
 from arcadia.runtimes.supervise import StopReason, Supervisor, limit_reached
-from arcadia.types import DivergedError, ProcessError, UpdateReport
+from arcadia.types import Actions, ProcessError, Timestep, UpdateReport
 from arcadia.worker import Worker
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
 POLL_SECONDS = 0.25
-STOP_SECONDS = 3.0  # children that have not ended by then are killed
 EVALUATOR_NICENESS = 10
 # glibc hands large buffers back to the system after every use and faults their pages in again at the next; keeping
 # them makes the gradient a quarter cheaper. Other allocators ignore these.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
+FRUITLESS_STARTS = 3  # of one process in a row that failed by itself within FRUITFUL_STEPS: its failure is no accident
+FRUITFUL_STEPS = 100
 
-
-class Failure(NamedTuple):
-    """Sent by a process before it dies of an exception."""
-
-    text: str
-
-
-Message = list[UpdateReport] | Evaluation | Failure
+Message = list[UpdateReport] | Evaluation
 
 
 def num_cores() -> int:
@@ -54,75 +36,77 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-class _Child(NamedTuple):
-    process: BaseProcess
-    connection: Connection
-
-
 def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_env: EnvFactory) -> StopReason:
     """Start workers and evaluator, and train until the supervisor says stop.
 
-    When this returns or raises, every child has ended.
+    A process that dies or hangs is started again, with random numbers of its own. When this returns or raises, every
+    child has ended.
 
     Raises:
-        ProcessError: a child died.
+        ProcessError: a child failed and another start would not help, or has been started again too often.
     """
-    children = []
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
+    num_workers, runtime = len(state.counters), config.runtime
+    names = [f"worker-{worker}" for worker in range(num_workers)]
+    if runtime.eval_episodes:
+        names.append("evaluator")
+    children = Children(state, runtime.heartbeat_seconds, lambda: limit_reached(state, runtime) is not None)
+    limit = _RestartLimit(runtime.max_restarts)
+
+    def start(name: str) -> None:
+        index = names.index(name)
+        if index < num_workers:
+            children.start(index, name, _work, (config, state, make_env, index, supervisor.restarts))
+        else:
+            children.start(index, name, _evaluate, (config, state, make_env))
+
     try:
-        for worker in range(len(state.counters)):
-            arguments = (config, state, make_env, worker, supervisor.restarts)
-            children.append(_spawn(f"worker-{worker}", _work, state, arguments))
-        if config.runtime.eval_episodes:
-            children.append(_spawn("evaluator", _evaluate, state, (config, state, make_env)))
+        for name in names:
+            start(name)
         reason = None
         while reason is None:
             reason = supervisor.tick()
-            _receive(children, supervisor)
+            for message in children.receive(POLL_SECONDS):
+                if isinstance(message, Death):
+                    limit.check(message)
+                    supervisor.record_restart(message)
+                    start(message.name)
+                else:
+                    _record(message, supervisor)
         return reason
     finally:
-        _stop(children, state, supervisor)
+        for message in children.end():
+            _record(message, supervisor)
 
 
-def _spawn(name: str, run: Callable[..., None], state: SharedState, arguments: tuple[object, ...]) -> _Child:
-    context = torch.multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_run_child, args=(run, sender, state, os.getpid(), arguments), name=name, daemon=True
-    )
-    # Signals reach the whole group of a terminal or of `timeout`, and are the parent's to decide: a child inherits the
-    # blocked mask and so is deaf to them from its first moment. The parent gets them when it unblocks.
-    resource_tracker.ensure_running()  # starting it unblocks them
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    sender.close()  # so that the pipe ends when the child does
-    return _Child(process, receiver)
+class _RestartLimit:
+    """Decides whether a process that died is worth another start."""
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
+        self._restarts: Counter[str] = Counter()
+        self._fruitless: Counter[str] = Counter()  # in a row
+
+    def check(self, death: Death) -> None:
+        """Raises ProcessError if it is not."""
+        name = death.name
+        if death.is_final:
+            raise ProcessError(death.why)
+        if death.signs_of_life >= FRUITFUL_STEPS:
+            self._fruitless[name] = 0
+        elif not death.is_external:
+            self._fruitless[name] += 1
+        is_useless = self._fruitless[name] == FRUITLESS_STARTS
+        if is_useless or self._restarts[name] == self._max_restarts:
+            often = f" soon after each of {FRUITLESS_STARTS} starts" if is_useless else ""
+            if not is_useless and self._max_restarts:
+                often = f" after {self._max_restarts} restarts (max_restarts)"
+            raise ProcessError(f"{name} {death.why}{often}\n{death.traceback}".rstrip())
+        self._restarts[name] += 1
 
 
-def _receive(children: list[_Child], supervisor: Supervisor) -> None:
-    """Take in what the children sent; wait at most POLL_SECONDS for it."""
-    ready = wait([child.connection for child in children], timeout=POLL_SECONDS)
-    for child in children:
-        if child.connection not in ready:
-            continue
-        try:
-            message: Message = child.connection.recv()
-        except EOFError:
-            child.process.join(STOP_SECONDS)
-            if child.process.exitcode == 0:  # a worker that saw total_steps reached
-                children.remove(child)
-                return
-            raise ProcessError(f"{child.process.name} {_death(child.process)}") from None
-        _handle(child, message, supervisor)
-
-
-def _handle(child: _Child, message: Message, supervisor: Supervisor) -> None:
-    if isinstance(message, Failure):
-        raise ProcessError(message.text)
+def _record(message: Message, supervisor: Supervisor) -> None:
     if isinstance(message, Evaluation):
         supervisor.record_evaluation(message)
         return
@@ -130,98 +114,55 @@ def _handle(child: _Child, message: Message, supervisor: Supervisor) -> None:
         supervisor.record(report)
 
 
-def _death(process: BaseProcess) -> str:
-    code = process.exitcode
-    if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with code {code}"
+class _WatchedEnv:
+    """Environments that show a sign of life at every step."""
+
+    def __init__(self, env: VectorEnv, context: Context) -> None:
+        self._env, self._beat = env, context.beat
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, action: Actions) -> Timestep:
+        self._beat()
+        return self._env.step(action)
 
 
-def _stop(children: list[_Child], state: SharedState, supervisor: Supervisor) -> None:
-    """End every child, taking in what is still in the pipes."""
-    state.stop[0] = True
-    deadline = time.monotonic() + STOP_SECONDS
-    open_children = list(children)
-    while open_children and time.monotonic() < deadline:
-        for child in list(open_children):
-            try:
-                while child.connection.poll(0.01):
-                    message = child.connection.recv()
-                    if not isinstance(message, Failure):
-                        _handle(child, message, supervisor)
-            except (EOFError, OSError):
-                open_children.remove(child)
-    for child in children:
-        child.process.join(max(0.0, deadline - time.monotonic()))
-        if child.process.is_alive():
-            child.process.kill()
-            child.process.join()
-        child.connection.close()
+def _watched(make_env: EnvFactory, context: Context) -> EnvFactory:
+    def make(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+        env = make_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        return cast(VectorEnv, _WatchedEnv(env, context))
 
-
-def _run_child(
-    run: Callable[..., None],
-    connection: Connection,
-    state: SharedState,
-    parent: int,
-    arguments: tuple[object, ...],
-) -> None:
-    """Main function of every child: threads, errors, the parent's end."""
-    torch.set_num_threads(1)
-
-    def should_stop() -> bool:
-        return bool(state.stop[0]) or os.getppid() != parent
-
-    try:
-        run(connection, should_stop, *arguments)
-    except BrokenPipeError:
-        pass  # the parent is gone
-    except (Exception, SystemExit) as error:  # reported to the parent, which raises ProcessError
-        text = f"{torch.multiprocessing.current_process().name} failed:\n{traceback.format_exc()}"
-        try:
-            connection.send(Failure(f"training diverged: {error}" if isinstance(error, DivergedError) else text))
-        except BrokenPipeError:
-            traceback.print_exc()
-        sys.exit(1)
+    return make
 
 
 def _work(
-    connection: Connection,
-    should_stop: Callable[[], bool],
-    config: TrainConfig,
-    state: SharedState,
-    make_env: EnvFactory,
-    worker: int,
-    restart: int,
+    context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, worker: int, restart: int
 ) -> None:
     store = SharedMemoryStore(state, config.optimizer, worker=worker, total_steps=config.runtime.total_steps)
-    agent = Worker(config, store, make_env, worker=worker, restart=restart)
+    agent = Worker(config, store, _watched(make_env, context), worker=worker, restart=restart)
     reports: list[UpdateReport] = []
     sent = time.monotonic()
     try:
-        while not should_stop() and limit_reached(state, config.runtime) is None:
+        while not context.should_stop() and limit_reached(state, config.runtime) is None:
             reports.append(agent.update())
             if time.monotonic() - sent >= REPORT_SECONDS:
-                connection.send(reports)
+                context.send(reports)
                 reports, sent = [], time.monotonic()
     finally:
-        connection.send(reports)
+        context.send(reports)
 
 
-def _evaluate(
-    connection: Connection,
-    should_stop: Callable[[], bool],
-    config: TrainConfig,
-    state: SharedState,
-    make_env: EnvFactory,
-) -> None:
+def _evaluate(context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory) -> None:
     os.nice(EVALUATOR_NICENESS)
-    evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state), EVALUATION_SECONDS)
+    snapshot = partial(take_snapshot, state)
+    evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
     started, used_before = time.monotonic(), time.process_time()
-    while not should_stop():
+    while not context.should_stop():
+        context.beat()
         for evaluation in evaluator.step():
-            connection.send(evaluation)
+            context.send(evaluation)
         ahead = (time.process_time() - used_before) / budget - (time.monotonic() - started)
         if ahead > 0 or evaluator.is_idle:
             time.sleep(min(max(ahead, 0.05), POLL_SECONDS))

@@ -1,7 +1,6 @@
 """A training session: a new run, or a resumed one, from configuration to final checkpoint."""
 
 import dataclasses
-import json
 import time
 import warnings
 from pathlib import Path
@@ -9,25 +8,18 @@ from typing import Literal
 
 import torch
 
-from arcadia.checkpoint import (
-    Checkpoint,
-    create_run,
-    load_config,
-    load_newest,
-    lock_run,
-    restore,
-    write_config,
-)
+from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
+from arcadia.run_directory import changed_versions, create_run, load_config, lock_run, write_config
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
-from arcadia.runtimes.supervise import StopReason, Supervisor, TrainResult
+from arcadia.runtimes.supervise import Supervisor, TrainResult
 from arcadia.terminal import Display
 from arcadia.validation import validate
 
@@ -52,7 +44,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     run = Path(config.runtime.run_dir or "")
     create_run(run, config)
     with lock_run(run):
-        return _session(config, model, _create_state(config, model), run, make_env, None)
+        return _session(config, model, _create_state(config, model), run, make_env)
 
 
 def resume(
@@ -76,7 +68,7 @@ def resume(
         UserError: the directory, its configuration or its checkpoint is unusable.
         ProcessError, DivergedError: as in `train`.
     """
-    config = load_config(run)
+    config = old = load_config(run)
     changes = {
         "total_steps": total_steps,
         "total_minutes": total_minutes,
@@ -100,9 +92,14 @@ def resume(
         state = _create_state(config, model)
         if checkpoint is not None:
             restore(state, checkpoint)
-        description = json.loads((run / "config.json").read_text())
-        write_config(run, description | {"config": config.to_dict()})
-        return _session(config, model, state, run, make_env, checkpoint)
+        start = f"resumed at {checkpoint.env_steps:,} env_steps" if checkpoint else "no checkpoint yet: from the start"
+        changed = changed_versions(run) + [
+            f"{name} {before} -> {now}"
+            for name, now in vars(config.runtime).items()
+            if name != "run_dir" and (before := getattr(old.runtime, name)) != now
+        ]
+        write_config(run, config)
+        return _session(config, model, state, run, make_env, checkpoint, ", ".join([start, *changed]))
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
@@ -140,7 +137,8 @@ def _session(
     state: SharedState,
     run: Path,
     make_env: EnvFactory,
-    checkpoint: Checkpoint | None,
+    checkpoint: Checkpoint | None = None,
+    note: str = "",
 ) -> TrainResult:
     torch.set_num_threads(1)
     runtime = config.runtime
@@ -150,13 +148,15 @@ def _session(
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
     with StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:
+        if note:
+            display.line(note)
         supervisor = Supervisor(config, model, state, run, display, signals, checkpoint)
-        reason: StopReason = "failure"
         try:
             reason = run_workers(config, state, supervisor, make_env)
-        finally:
-            result = supervisor.finish(reason)
-    return result
+        except Exception:
+            supervisor.finish("failure")
+            raise
+        return supervisor.finish(reason)
 
 
 def _create_state(config: TrainConfig, model: ActorCritic) -> SharedState:

@@ -22,9 +22,10 @@ from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_fin
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
+from arcadia.runtimes.processes import Death
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
-from arcadia.types import UpdateReport
+from arcadia.types import UpdateReport, UserError
 
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
@@ -43,6 +44,7 @@ class TrainResult(NamedTuple):
     seconds: float  # of training, earlier sessions of a resumed run included
     mean_return: float | None  # of the last 100 episodes
     skipped_updates: int  # that were not finite and so not applied
+    is_saved: bool  # whether the last checkpoint could be written
 
 
 def limit_reached(state: SharedState, config: RuntimeConfig) -> Literal["total_steps", "total_episodes"] | None:
@@ -80,13 +82,16 @@ class Supervisor:
         self._restarts: int = progress.get("restarts", 0) + bool(resumed)
         self._best: float | None = None
         if best_checkpoint(run).exists():  # it may be newer than the checkpoint
-            self._best = load_checkpoint(best_checkpoint(run)).progress["best_evaluation"]
+            try:
+                self._best = load_checkpoint(best_checkpoint(run)).progress.get("best_evaluation")
+            except UserError as error:
+                display.warning(f"{error}; the next evaluation replaces it")
         self._figures = RunningFigures(progress.get("recent_returns", ()))
         self._record = EpisodeRecord(*progress.get("episode_record", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
         self._skipped_updates: int = progress.get("skipped_updates", 0)
         self._model, self._parameters = model, FlatParameters(model)
-        self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0)
+        self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         if resumed is None:
             self._metrics.write_graph(model)
         self._started = self._last_display = self._last_metrics = time.monotonic()
@@ -119,6 +124,12 @@ class Supervisor:
             f"not applied ({self._skipped_updates:,} in all)"
         )
 
+    def record_restart(self, death: Death) -> None:
+        """Log that a worker or the evaluator died and is started again."""
+        self._restarts += 1
+        self._metrics.write(self._row("restart") | {"process": death.name, "why": death.why, "error": death.traceback})
+        self._display.warning(f"{duration(self.seconds)}  {death.name} {death.why}; started again")
+
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Log an evaluation; keep its parameters if its sampled games are the best so far."""
         mode = "greedy" if evaluation.greedy else "sampled"
@@ -126,6 +137,9 @@ class Supervisor:
         where = f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps"
         if not all(map(is_finite, evaluation.episodes)):
             self._display.warning(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
+            return
+        if not evaluation.episodes:
+            self._display.warning(f"{where}: a {mode} game does not end; evaluation dropped")
             return
         summary = summarize(evaluation, self._config.env.env)
         row = self._row("evaluation") | {
@@ -160,12 +174,17 @@ class Supervisor:
             self._last_metrics = now
             self._write_metrics()
         if now - self._last_checkpoint >= self._config.runtime.checkpoint_seconds:
-            try:
-                self.checkpoint()
-            except OSError as error:
-                self._display.warning(f"no checkpoint was written ({error.strerror}): training goes on")
+            self._try_to_save()
             self._last_checkpoint = time.monotonic()
         return self._stop_reason()
+
+    def _try_to_save(self) -> bool:
+        try:
+            self.checkpoint()
+        except OSError as error:
+            self._display.warning(f"no checkpoint was written ({error.strerror}): training goes on")
+            return False
+        return True
 
     def checkpoint(self) -> None:
         """Write a checkpoint of the shared state, and histograms of its parameters."""
@@ -186,7 +205,7 @@ class Supervisor:
             self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
         self._show()
-        self.checkpoint()
+        is_saved = self._try_to_save()
         self._metrics.close()
         return TrainResult(
             self._run,
@@ -196,11 +215,17 @@ class Supervisor:
             self.seconds,
             self._figures.mean_return,
             self._skipped_updates,
+            is_saved,
         )
 
     @property
+    def is_interrupted(self) -> bool:
+        """True once a signal has asked training to stop."""
+        return self._signals.number is not None
+
+    @property
     def restarts(self) -> int:
-        """How often the run was resumed; part of every worker's seed."""
+        """How often the run was resumed or a process of it started again; part of a worker's seed."""
         return self._restarts
 
     def _save_best(self, snapshot: Snapshot) -> None:
@@ -216,7 +241,7 @@ class Supervisor:
     def _stop_reason(self) -> StopReason | None:
         runtime = self._config.runtime
         mean = self._figures.mean_return
-        if self._signals.number is not None:
+        if self.is_interrupted:
             return "signal"
         if (
             runtime.stop_score is not None

@@ -1,0 +1,142 @@
+"""Run directories: made, locked, described by config.json. What one holds is not trusted."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import arcadia
+from arcadia.config import TrainConfig
+from arcadia.files import read_json, write_atomically
+from arcadia.types import UserError
+from arcadia.validation import config_from_dict
+
+
+def create_run(run: Path, config: TrainConfig) -> None:
+    """Create a run directory and its config.json.
+
+    Raises:
+        UserError: it exists already or cannot be written.
+    """
+    try:
+        if (run / "config.json").exists():
+            raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
+        for folder in ("checkpoints", "best"):
+            (run / folder).mkdir(parents=True, exist_ok=True)
+        write_config(run, config)
+    except OSError as error:
+        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): give another --run-dir") from None
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Write config.json: the settings, and what they run with here."""
+    description = {"config": config.to_dict(), "versions": _versions(), "commit": _commit()}
+    write_atomically(run / "config.json", (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_config(run: Path) -> TrainConfig:
+    """Read the configuration of a run.
+
+    Raises:
+        UserError: `run` is not a run directory or leads out of itself, or its config.json is damaged.
+    """
+    path = run / "config.json"
+    description = _read_description(run)
+    try:
+        return config_from_dict(description.get("config"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def changed_versions(run: Path) -> list[str]:
+    """Return what a run was last trained with that is another here, such as "torch 2.12.0 -> 2.13.0"."""
+    before = _read_description(run).get("versions")
+    before = before if isinstance(before, dict) else {}
+    return [f"{name} {before.get(name)} -> {now}" for name, now in _versions().items() if before.get(name) != now]
+
+
+def _read_description(run: Path) -> dict[str, Any]:
+    _check_entries(run)
+    path = run / "config.json"
+    try:
+        description = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{run} is not a run directory: it holds no config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{path} must hold an object, got {type(description).__name__}")
+    return description
+
+
+def _check_entries(run: Path) -> None:
+    """Refuse what would be read or written outside of the run, or never end."""
+    root = run.resolve()
+    for folder, folders, files in os.walk(run):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                try:
+                    is_inside = path.resolve().is_relative_to(root)
+                except (OSError, RuntimeError):  # a loop
+                    is_inside = False
+                if not is_inside:
+                    raise UserError(f"{path} is a link that leads out of the run: put there what it points to")
+            elif not path.is_file() and not path.is_dir():
+                raise UserError(f"{path} is neither a file nor a folder: remove it")
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run directory. The system drops the lock when its owner dies.
+
+    The file `lock` stays: another process might be about to lock it.
+
+    Raises:
+        UserError: another process has it, or the directory cannot be written.
+    """
+    try:
+        file = open(run / "lock", "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"run_dir {run} cannot be written ({error.strerror}): copy the run to where it can") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(20).strip()
+            raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
+        for folder in (run, run / "checkpoints", run / "best"):  # left by a process that was killed
+            for temporary in folder.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "arcadia": arcadia.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def _commit() -> str | None:
+    """Return the git commit of the source tree, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

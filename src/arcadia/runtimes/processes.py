@@ -1,0 +1,268 @@
+"""Child processes that may crash, be killed or hang at any moment.
+
+Each has one pipe to the main process and otherwise only plain shared tensors, so that one killed anywhere blocks
+nobody (a queue's lock would) and leaves nothing behind. A thread reads each pipe: a child stopped in the middle of a
+message holds up nobody either.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+import torch
+import torch.multiprocessing
+from torch import Tensor
+
+from arcadia.parameters import SharedState
+from arcadia.types import DivergedError, UserError, summary_of
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SECONDS = 3.0  # children that have not ended by then are killed
+START_SECONDS = 300.0  # allowed to a child for its imports and environments, before its first sign of life
+AWAKE_SECONDS = 1.0  # a longer pause between two looks is this process's own, asleep or stopped
+
+
+class Failure(NamedTuple):
+    """Sent by a child before it dies of an exception."""
+
+    why: str  # one line
+    traceback: str
+    is_final: bool  # another start would fail in the same way
+
+
+class Death(NamedTuple):
+    """How a child ended that should not have."""
+
+    name: str
+    why: str  # one line
+    traceback: str  # empty unless it was an exception
+    is_final: bool
+    is_external: bool  # killed by somebody else
+    signs_of_life: int  # since its start
+
+
+class Context(NamedTuple):
+    """What a child's job is given first."""
+
+    send: Callable[[Any], None]  # a message to the main process
+    should_stop: Callable[[], bool]
+    beat: Callable[[], None]  # a sign of life
+
+
+class _End(NamedTuple):
+    """Put in place of a message by the thread that reads a pipe, at its end."""
+
+
+class Child:
+    """A job in a process of its own.
+
+    Args:
+        name: shown to users.
+        job: called in the process as job(context, *arguments); importable by name.
+        stop: [1] bool shared, asks it to end.
+        heartbeat: [1] int64 shared, where it counts its signs of life.
+        inbox: gets (child, message), and (child, _End()) when its pipe ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        job: Callable[..., None],
+        arguments: tuple[object, ...],
+        stop: Tensor,
+        heartbeat: Tensor,
+        inbox: "queue.SimpleQueue[tuple[Child, Any]]",
+    ) -> None:
+        self.name = name
+        self._heartbeat = heartbeat
+        self._first_beat = self._last_beat = int(heartbeat[0])
+        self._silent_seconds = 0.0
+        self._failure: Failure | None = None
+        self._is_hung = False
+        context = torch.multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        self._process: BaseProcess = context.Process(
+            target=_main, args=(job, sender, stop, heartbeat, arguments), name=name, daemon=True
+        )
+        # Signals reach the whole group of a terminal or of `timeout`, and are the parent's to decide: a child inherits
+        # the blocked mask and so is deaf to them from its first moment. The parent gets them when it unblocks.
+        resource_tracker.ensure_running()  # starting it unblocks them
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._process.start()
+            sender.close()  # so that the pipe ends when the child does
+            self._reader = threading.Thread(target=self._read, args=(receiver, inbox), daemon=True)
+            self._reader.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _read(self, receiver: Connection, inbox: "queue.SimpleQueue[tuple[Child, Any]]") -> None:
+        with receiver:
+            try:
+                while True:
+                    message = receiver.recv()
+                    if isinstance(message, Failure):
+                        self._failure = message
+                    else:
+                        inbox.put((self, message))
+            except (EOFError, OSError):  # OSError: the end came within a message
+                inbox.put((self, _End()))
+
+    def watch(self, elapsed: float, heartbeat_seconds: float) -> None:
+        """Kill the process if it has shown no sign of life for too long; `elapsed` seconds since the last look."""
+        beat = int(self._heartbeat[0])
+        self._silent_seconds = self._silent_seconds + elapsed if beat == self._last_beat else 0.0
+        self._last_beat = beat
+        allowed = heartbeat_seconds if self.signs_of_life > 1 else max(START_SECONDS, heartbeat_seconds)
+        if self._silent_seconds > allowed and not self._is_hung:
+            self._is_hung = True
+            self._process.kill()
+
+    def kill(self) -> None:
+        """End the process now."""
+        with contextlib.suppress(ValueError):  # it is buried already
+            self._process.kill()
+
+    @property
+    def signs_of_life(self) -> int:
+        """How often it has shown that it is alive since its start."""
+        return self._last_beat - self._first_beat
+
+    def bury(self, deadline: float) -> int:
+        """Wait for the end until `deadline` (monotonic seconds), then kill; return the exit code."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._reader.join()
+        code = self._process.exitcode
+        assert code is not None
+        self._process.close()
+        return code
+
+    def death(self, code: int) -> Death:
+        """Describe the end of a process that ended with this exit code."""
+        self._last_beat = int(self._heartbeat[0])
+        is_external = False
+        if self._failure is not None:
+            why, text, is_final = self._failure
+            return Death(self.name, why, text, is_final, is_external, self.signs_of_life)
+        if self._is_hung:
+            why = f"showed no sign of life for {self._silent_seconds:.0f} s and was killed"
+        elif code < 0:
+            why = f"was killed by {signal.Signals(-code).name}"
+            is_external = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+        else:
+            why = f"exited with code {code}"
+        return Death(self.name, why, "", False, is_external, self.signs_of_life)
+
+
+class Children:
+    """All children of a run.
+
+    Args:
+        state: its `stop` and `heartbeats` are used, and passed on.
+        heartbeat_seconds: a child that has shown no sign of life for so long counts as hung.
+        is_over: whether a child that ends with exit code 0 is right to.
+    """
+
+    def __init__(self, state: SharedState, heartbeat_seconds: float, is_over: Callable[[], bool]) -> None:
+        self._state, self._heartbeat_seconds, self._is_over = state, heartbeat_seconds, is_over
+        self._inbox: queue.SimpleQueue[tuple[Child, Any]] = queue.SimpleQueue()
+        self._children: dict[str, Child] = {}
+        self._last_look = time.monotonic()
+
+    def start(self, index: int, name: str, job: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        """Start a child, or start one that died again; `index` is its place in `heartbeats`."""
+        heartbeat = self._state.heartbeats[index : index + 1]
+        self._children[name] = Child(name, job, arguments, self._state.stop, heartbeat, self._inbox)
+
+    def receive(self, timeout: float) -> Iterator[Any]:
+        """Wait at most `timeout` seconds for the first message, and yield all there are; a child's death is a Death."""
+        now = time.monotonic()
+        elapsed, self._last_look = min(now - self._last_look, AWAKE_SECONDS), now
+        for child in self._children.values():
+            child.watch(elapsed, self._heartbeat_seconds)
+        try:
+            item = self._inbox.get(timeout=timeout)
+            while True:
+                yield from self._open(*item)
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _open(self, child: Child, message: Any) -> Iterator[Any]:
+        if not isinstance(message, _End):
+            yield message
+            return
+        del self._children[child.name]
+        code = child.bury(time.monotonic() + STOP_SECONDS)
+        if code != 0 or not self._is_over():
+            yield child.death(code)
+
+    def end(self) -> Iterator[Any]:
+        """End all children; yield what they still had to say."""
+        self._state.stop[0] = True
+        deadline = time.monotonic() + STOP_SECONDS
+        try:
+            for child in self._children.values():
+                child.bury(deadline)
+        except SystemExit:  # asked again to stop: now
+            for child in self._children.values():
+                child.kill()
+            raise
+        self._children.clear()
+        while not self._inbox.empty():
+            _, message = self._inbox.get()
+            if not isinstance(message, _End):
+                yield message
+
+
+def _main(
+    job: Callable[..., None], connection: Connection, stop: Tensor, heartbeat: Tensor, arguments: tuple[object, ...]
+) -> None:
+    """Main function of every child: threads, errors, the parent's end."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    beats = heartbeat.numpy()
+
+    def beat() -> None:
+        beats[0] += 1
+
+    beat()
+    try:
+        job(Context(connection.send, lambda: bool(stop[0]), beat), *arguments)
+    except BrokenPipeError:
+        pass  # the parent is gone
+    except (Exception, SystemExit) as error:  # reported to the parent, which decides
+        try:
+            connection.send(_failure(error))
+        except BrokenPipeError:
+            traceback.print_exc()
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, DivergedError):
+        return Failure(f"training diverged: {error}", "", True)
+    if isinstance(error, UserError):
+        return Failure(str(error), "", True)
+    return Failure(f"failed: {summary_of(error)}", traceback.format_exc(), False)
