@@ -81,7 +81,7 @@ def validate(config: TrainConfig) -> None:
     for section in (config.env, config.model, config.loss, config.optimizer, config.runtime):
         for name, value in vars(section).items():
             if name in _BOUNDS and value is not None and not _BOUNDS[name].allow(value):
-                raise UserError(f"{name} must be {_BOUNDS[name]}, got {value}")
+                raise UserError(f"{name} must be {_BOUNDS[name]}, got {_shown(value)}")
     env, loss, runtime = config.env, config.loss, config.runtime
     for name, values, bounds in (
         ("hidden_sizes", config.model.hidden_sizes, _Bounds(1, 4096)),
@@ -92,7 +92,7 @@ def validate(config: TrainConfig) -> None:
     ):
         for value in values:
             if not bounds.allow(value):
-                raise UserError(f"{name} must be {bounds} each, got {value}")
+                raise UserError(f"{name} must be {bounds} each, got {_shown(value)}")
     if len(config.model.hidden_sizes) > MAX_LAYERS:
         raise UserError(f"hidden_sizes must be at most {MAX_LAYERS} layers, got {len(config.model.hidden_sizes)}")
     rows = max(runtime.num_steps, default=0) * config.envs_per_worker
@@ -106,7 +106,7 @@ def validate(config: TrainConfig) -> None:
         raise UserError(f"crop_rows must rise and start below 210, got {env.crop_rows[0]} {env.crop_rows[1]}")
     for name, number in (("stop_score", runtime.stop_score), ("reward_floor", env.reward_floor)):
         if number is not None and not abs(number) < 1e15:
-            raise UserError(f"{name} must lie between -1e15 and 1e15, got {number}")
+            raise UserError(f"{name} must lie between -1e15 and 1e15, got {_shown(number)}")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
         raise UserError(
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "
