@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_envs import TOY, Choice, configure, make_choice, make_numbered
+from toy_envs import TOY, Choice, configure, make_choice, make_constant_reward, make_crash, make_endless, make_numbered
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
@@ -19,7 +19,7 @@ from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
 from arcadia.runtimes import train
-from arcadia.types import Episode, UserError
+from arcadia.types import Episode, ProcessError, UserError
 
 
 def games(scores: list[float], *, greedy: bool = False) -> Evaluation:
@@ -326,3 +326,22 @@ def test_a_run_without_a_best_evaluation_says_so(tmp_path):
     with pytest.raises(UserError, match="no best evaluation yet"):
         evaluate_run(run, episodes=1, best=True)
     assert not (run / "evaluations").exists()
+
+
+def test_a_game_that_never_ends_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("arcadia.player.MAX_GAME_STEPS", 50)
+    settings = {"runtime": "serial", "num_workers": 1, "num_envs": 2, "num_steps": 5, "eval_episodes": 2}
+    run = tmp_path / "run"
+    train(configure(TOY, "toy", run, **settings, eval_updates=10, total_steps=300), make_env=make_endless)
+    assert capsys.readouterr().out.count("game does not end; evaluation dropped") >= 4, "sampled and greedy, twice"
+    assert not [row for row in read_metrics(run) if row["kind"] == "evaluation"]
+    with pytest.raises(UserError, match=r"^a game has not ended within 50 decisions: the environment needs a limit$"):
+        evaluate_run(run, episodes=2, make_env=make_endless)
+
+
+def test_an_environment_that_fails_in_an_evaluation_is_named(tmp_path):
+    run = tmp_path / "run"
+    settings = {"runtime": "serial", "num_workers": 1, "num_envs": 2, "num_steps": 5, "eval_episodes": 0}
+    train(configure(TOY, "toy", run, **settings, total_steps=50), make_env=make_constant_reward)
+    with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: the toy .*\nTraceback"):
+        evaluate_run(run, episodes=2, make_env=make_crash)

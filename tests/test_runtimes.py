@@ -1,6 +1,7 @@
 """The runtimes as users meet them: reproducible, asynchronous, and clean at every kind of end."""
 
 import itertools
+import json
 import math
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command import needs_proc
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import (
@@ -225,10 +227,16 @@ def test_two_hogwild_workers_write_valid_metrics(two_workers):
     assert max(row["staleness_max"] for row in training) >= 1, "somebody else's update came in between"
 
 
-def test_a_hogwild_run_is_resumed_by_fewer_workers(two_workers, tmp_path):
+def test_a_hogwild_run_is_resumed_by_fewer_workers(two_workers, tmp_path, capsys):
     run = Path(shutil.copytree(two_workers, tmp_path / "run"))
     first = final(run)
+    description = json.loads((run / "config.json").read_text())
+    description["versions"]["torch"] = "1.0"
+    (run / "config.json").write_text(json.dumps(description))
     result = resume(run, total_steps=first.env_steps + 500, num_workers=1)
+    note = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("resumed at"))
+    assert f"resumed at {first.env_steps:,} env_steps, torch 1.0 -> {torch.__version__}, " in note
+    assert "num_workers 2 -> 1" in note
     second = final(run)
     assert result.env_steps == second.env_steps >= first.env_steps + 500
     assert second.counters.shape == (1, 4)

@@ -334,6 +334,10 @@ def make_crash(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int 
     return GymVectorEnv(Crash, num_envs=num_envs, seed=seed)
 
 
+def make_endless(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(Endless, num_envs=num_envs, seed=seed)
+
+
 def make_exit(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(Exit, num_envs=num_envs, seed=seed)
 
