@@ -32,7 +32,7 @@ from arcadia.config import OptimizerConfig, TrainConfig
 from arcadia.evaluation import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
-from arcadia.run_directory import create_run, load_config, lock_run
+from arcadia.run_directory import load_config, lock_run, new_run
 from arcadia.runtimes import resume, train
 from arcadia.types import UserError
 from arcadia.validation import config_from_dict
@@ -377,7 +377,8 @@ def toy(run: Path, **settings: object) -> TrainConfig:
 
 def test_config_json_gives_back_every_setting_and_names_versions(tmp_path):
     config = toy(tmp_path / "run", clip_range=None, total_minutes=2.5, stop_score=-3.0, dtype="float32")
-    create_run(tmp_path / "run", config)
+    with new_run(tmp_path / "run", config):
+        assert (tmp_path / "run" / "lock").read_text() == str(os.getpid())
     assert load_config(tmp_path / "run") == config
     description = json.loads((tmp_path / "run" / "config.json").read_text())
     assert description["versions"]["torch"] == str(torch.__version__)
@@ -387,7 +388,8 @@ def test_config_json_gives_back_every_setting_and_names_versions(tmp_path):
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path):
-    create_run(tmp_path / "run", toy(tmp_path / "run"))
+    with new_run(tmp_path / "run", toy(tmp_path / "run")):
+        pass
     before = (tmp_path / "run" / "config.json").read_bytes()
     with pytest.raises(UserError, match="already holds a run: `arcadia resume"):
         train(toy(tmp_path / "run", seed=9))

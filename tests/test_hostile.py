@@ -148,8 +148,11 @@ def test_a_link_to_nothing_is_not_written_through(run, tmp_path, capsys):
     assert not (tmp_path / "planted").exists()
 
 
-def test_links_inside_of_a_run_work(run, capsys):
-    (run / "newest").symlink_to("checkpoints")
+def test_links_inside_of_a_run_and_of_other_programs_work(run, tmp_path, capsys):
+    """Weights & Biases links its log into the user's cache."""
+    (run / "best" / "newest").symlink_to("../checkpoints")
+    (run / "wandb").mkdir()
+    (run / "wandb" / "debug.log").symlink_to(tmp_path)
     assert main(["eval", str(run), "--episodes", "2"]) == 0
 
 
@@ -188,6 +191,7 @@ def test_a_config_made_to_exhaust_the_reader_is_refused(run, capsys, text, named
         ("model", "core_size", 10**9),
         ("runtime", "num_steps", [10**9]),
         ("runtime", "num_steps", [100_000]),
+        ("env", "env", "a\0b"),
         ("runtime", "num_workers", 10**9),
         ("runtime", "total_steps", 10**4000),
         ("runtime", "stop_score", 10**400),
@@ -227,6 +231,33 @@ def test_a_checkpoint_with_a_valid_checksum_is_not_trusted_either(run, capsys, p
     for path in every_checkpoint(run):
         save_checkpoint(path, Checkpoint(**(fields(newest) | {"progress": progress})))
     assert "is not laid out as a checkpoint" in refused(run, capsys, ("resume",), ("eval",))
+
+
+def test_a_checkpoint_with_a_wild_score_is_resumed(run, capsys):
+    """A glitch of physics may score 1e17: that is no reason to lose the run."""
+    newest = load_checkpoint(every_checkpoint(run)[-1])
+    progress = newest.progress | {"recent_returns": [1e17, -1e250], "episode_record": [1e250, 2.0]}
+    save_checkpoint(every_checkpoint(run)[-1], Checkpoint(**(fields(newest) | {"progress": progress})))
+    assert main(["resume", str(run), "--total-steps", "620"]) == 0
+
+
+def test_a_checkpoint_cannot_write_to_the_terminal(run, capsys):
+    header = json.dumps({"parameters": {"dtype": "\x1b[2J\n" * 1000, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    for path in every_checkpoint(run):
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert main(["resume", str(run)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_versions_cannot_write_to_the_terminal(run, capsys):
+    description = json.loads((run / "config.json").read_text())
+    description["versions"]["torch"] = "1.0\x1b[2J\n"
+    description["config"]["runtime"]["quiet"] = False
+    (run / "config.json").write_text(json.dumps(description))
+    assert main(["resume", str(run), "--total-steps", "620"]) == 0
+    out = capsys.readouterr().out
+    assert "torch 1.0\\x1b[2J\\n -> " in out
+    assert "\x1b" not in out
 
 
 def fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -366,6 +397,33 @@ def test_damaged_metrics_are_read_as_far_as_they_go(trained, tmp_path_factory, d
     only_user_errors(read_run, folder)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"kind": "skipped", "skipped_updates": float("nan")},
+        {"kind": "train", "episodes": 10**400},
+        {"kind": "train", "episodes": 1, "mean_return_100": float("inf")},
+        {"kind": "evaluation", "mean": 1.0},
+        {"kind": "evaluation", "mean": 1.0, "mode": "\x1b[2J"},
+    ],
+    ids=str,
+)
+def test_a_report_leaves_out_rows_that_are_none(run, tmp_path, row):
+    counters = {"env_steps": 1, "frames": 1, "updates": 1, "seconds": 1.0}
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(counters | row) + "\n")
+    assert main(["report", str(run), "--output", str(tmp_path / "page")]) == 0
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), None, "1", [1]])
+def test_a_report_refuses_an_evaluation_without_its_figures(run, capsys, value):
+    (run / "evaluations").mkdir()
+    figures = dict.fromkeys(("mean", "median", "min", "max", "env_steps", "episodes"), 1.0)
+    text = json.dumps(figures | {"ci95": None, "mode": "greedy", "mean": value})
+    (run / "evaluations" / "greedy.json").write_text(text)
+    refused(run, capsys, ("report",))
+
+
 def test_a_resumed_run_goes_on_with_damaged_metrics(run):
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines()
@@ -374,8 +432,8 @@ def test_a_resumed_run_goes_on_with_damaged_metrics(run):
     writer = MetricsWriter(run, configure(TOY, "CartPole-v1", run), 10**6, warnings.append)
     writer.write({"kind": "train", "env_steps": 1, "frames": 1, "updates": 1, "seconds": 1.0})
     writer.close()
-    assert path.read_text().splitlines()[:3] == lines[:3]
-    assert len(read_metrics(run)) == 4
+    assert path.read_text().splitlines()[:-1] == lines, "only what is no row is dropped"
+    assert len(read_metrics(run)) == len(lines) + 1
     assert not warnings
 
 

@@ -20,7 +20,7 @@ from arcadia.envs import atari
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
 from arcadia.report.runs import differences, group, mean_curve, read_run
-from arcadia.run_directory import create_run
+from arcadia.run_directory import new_run
 from arcadia.runtimes import train
 from arcadia.types import UserError
 
@@ -29,7 +29,8 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 def make_run(path: Path, scores: list[float], env: str = "pong", **settings: Any) -> Path:
     """Write a run of which nothing but its figures exists: a train row every 1,000 env_steps and 3 seconds."""
-    create_run(path, configure(TOY, env, path, **settings))
+    with new_run(path, configure(TOY, env, path, **settings)):
+        pass
     rows = []
     for number, score in enumerate(scores, 1):
         counters = {"env_steps": 1000 * number, "frames": 4000 * number, "updates": number, "seconds": 3.0 * number}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import math
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ CHECKPOINTS_KEPT = 3
 MAX_BYTES = 2**32  # of a checkpoint; none is read that is larger
 MAX_PROGRESS_BYTES = 2**16
 MAX_COUNT = 2**53
+_COUNTS = ("restarts", "skipped_updates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,8 @@ def _is_progress(progress: Any) -> bool:
     returns, record = progress.get("recent_returns", []), progress.get("episode_record", [])
     return (
         all(_is_number(progress.get(name, 0)) for name in ("seconds", "best_evaluation"))
-        and all(_is_number(count := progress.get(name, 0)) and count >= 0 for name in ("restarts", "skipped_updates"))
+        and 0 <= progress.get("seconds", 0) < MAX_COUNT
+        and all(type(count := progress.get(name, 0)) is int and 0 <= count < MAX_COUNT for name in _COUNTS)
         and isinstance(returns, list)
         and all(map(_is_number, returns))
         and isinstance(record, list)
@@ -172,7 +174,8 @@ def _is_progress(progress: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < MAX_COUNT and math.isfinite(value)
+    """Return whether a value is a score or a time; json reads integers of any size."""
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max
 
 
 def load_newest(run: Path) -> tuple[Path, Checkpoint] | None:

@@ -14,6 +14,7 @@ from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
 from arcadia.files import write_atomically
+from arcadia.metrics import is_finite
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player, Recording
 from arcadia.published import human_normalized
@@ -70,6 +71,7 @@ class PeriodicEvaluator:
     Args:
         snapshot: returns the current parameters.
         min_seconds: between two evaluations of one mode.
+        restart: selects other games than those of an evaluator that has ended.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class PeriodicEvaluator:
         make_env: EnvFactory,
         snapshot: Callable[[], Snapshot],
         min_seconds: float = 0.0,
+        restart: int = 0,
     ) -> None:
         self._take_snapshot, self._min_seconds = snapshot, min_seconds
         num_episodes = config.runtime.eval_episodes
@@ -89,6 +92,7 @@ class PeriodicEvaluator:
                     num_episodes=num_episodes,
                     greedy=greedy,
                     seed=config.runtime.seed,
+                    restart=restart,
                     num_envs=num_episodes,
                 )
             )
@@ -187,7 +191,7 @@ def evaluate_run(
 
     Raises:
         UserError: the run or its checkpoint is unusable, an argument is out of range, or a game does not end.
-        DivergedError: the policy is not finite.
+        DivergedError: the policy or a score is not finite.
         ProcessError: the environment raised something.
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
@@ -197,26 +201,28 @@ def evaluate_run(
         raise UserError(f"seed must be an integer >= 0, got {seed}")
     config = load_config(run)
     path, snapshot = load_run_snapshot(run, best=best)
-    player = Player(
-        config,
-        make_env,
-        num_episodes=episodes,
-        greedy=greedy,
-        seed=seed,
-        num_envs=min(num_envs, episodes),
-        num_threads=num_envs,
-        record=record,
-    )
-    player.start(snapshot)
-    evaluation = None
-    while evaluation is None:
-        try:
+    try:
+        player = Player(
+            config,
+            make_env,
+            num_episodes=episodes,
+            greedy=greedy,
+            seed=seed,
+            num_envs=min(num_envs, episodes),
+            num_threads=num_envs,
+            record=record,
+        )
+        player.start(snapshot)
+        evaluation = None
+        while evaluation is None:
             evaluation = player.step()
-        except (UserError, DivergedError):
-            raise
-        except Exception as error:
-            raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
-        on_progress(player.num_finished)
+            on_progress(player.num_finished)
+    except (UserError, DivergedError):
+        raise
+    except Exception as error:
+        raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
+    if not all(map(is_finite, evaluation.episodes)):
+        raise DivergedError(f"a score on {config.env.env} is NaN or infinite: look for the reason in the environment")
     mode = "greedy" if greedy else "sampled"
     result = {
         "env": config.env.env,

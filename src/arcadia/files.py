@@ -97,6 +97,11 @@ class LineWriter:
             self._warn(f"{self._name} is written again")
             self._next_try = None
 
+    def sync(self) -> None:
+        """See to it that what is written survives a loss of power."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Try once more to write what is left, and close."""
         if self._waiting:

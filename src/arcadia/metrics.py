@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import re
 import uuid
 import warnings
 from collections import defaultdict, deque
@@ -17,10 +18,11 @@ import numpy as np
 from arcadia.config import TrainConfig
 from arcadia.files import MAX_JSON_BYTES, LineWriter, parse_json, write_atomically
 from arcadia.models import ActorCritic
-from arcadia.types import Episode, UpdateReport, UserError
+from arcadia.types import Episode, UpdateReport, UserError, summary_of
 
 WINDOW = 100  # episodes in the running mean score
 X_AXES = ("env_steps", "frames", "updates", "seconds", "worker")  # of a row: not shown themselves
+MAX_FIGURE = 1e300
 AVERAGE_DECAY = 0.9  # of the exponential average of scores, per episode
 
 
@@ -142,7 +144,11 @@ class MetricsWriter:
                 for name, value in scalars.items():
                     self._tensorboard.add_scalar(name, value, row["env_steps"])
         if self._wandb is not None:
-            self._wandb.log(scalars | {name: row[name] for name in ("env_steps", "frames", "seconds")})
+            try:
+                self._wandb.log(scalars | {name: row[name] for name in ("env_steps", "frames", "seconds")})
+            except Exception as error:  # its own service has ended
+                self._wandb = None
+                self._warn(f"Weights & Biases gets no more: {summary_of(error)}")
 
     def write_graph(self, model: ActorCritic) -> None:
         """Show the network's graph in TensorBoard."""
@@ -159,6 +165,10 @@ class MetricsWriter:
         with self._tensorboard_may_fail():
             for name, parameter in model.named_parameters():
                 self._tensorboard.add_histogram(name.replace(".", "/"), parameter.detach().float(), env_steps)
+
+    def sync(self) -> None:
+        """See to it that the rows so far survive a loss of power."""
+        self._file.sync()
 
     def close(self) -> None:
         """Flush and close all."""
@@ -180,13 +190,17 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
     """Begin or continue the run's record at Weights & Biases, its files in RUN/wandb/."""
     import wandb
 
-    identity = run / "wandb_id"
-    if not identity.exists():
-        identity.write_text(uuid.uuid4().hex)
+    path = run / "wandb_id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex.encode())
+    with open(path, "rb") as file:
+        identity = file.read(64).decode(errors="replace")
+    if not re.fullmatch("[0-9a-f]{32}", identity):
+        raise UserError(f"{path} is damaged: delete it, and Weights & Biases begins a new record")
     try:
         record = wandb.init(
             project="arcadia",
-            id=identity.read_text(),
+            id=identity,
             resume="allow",
             name=run.name,
             dir=run,
@@ -203,7 +217,7 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the rows of metrics.jsonl, up to the first line that is torn or no row.
+    """Read the rows of metrics.jsonl; a line that is torn or no row is left out.
 
     Raises:
         OSError: there is none, or it cannot be read.
@@ -214,10 +228,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             try:
                 row = parse_json(line)
             except ValueError:
-                break
-            if not _is_row(row):
-                break
-            rows.append(row)
+                continue
+            if _is_row(row):
+                rows.append(row)
     return rows
 
 
@@ -226,6 +239,8 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("kind"), str)
         and all(isinstance(row.get(name), int | float) for name in ("env_steps", "frames", "updates", "seconds"))
+        and (row["kind"] != "evaluation" or row.get("mode") in ("greedy", "sampled"))
+        and all(abs(value) < MAX_FIGURE for value in row.values() if isinstance(value, int | float))
     )
 
 

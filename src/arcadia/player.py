@@ -82,8 +82,10 @@ class Player:
         num_envs: int,
         num_threads: int = 1,
         record: bool = False,
+        restart: int = 0,
     ) -> None:
-        seeds = np.random.SeedSequence((seed, _EVALUATION_STREAM, greedy)).generate_state(2)
+        entropy = (seed, _EVALUATION_STREAM, greedy, *[restart] * (restart > 0))
+        seeds = np.random.SeedSequence(entropy).generate_state(2)
         env_seed, action_seed = int(seeds[0]) >> 2, int(seeds[1])
         self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
         dtype = torso_dtype(config.model)

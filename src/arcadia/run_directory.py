@@ -19,20 +19,23 @@ from arcadia.types import UserError
 from arcadia.validation import config_from_dict
 
 
-def create_run(run: Path, config: TrainConfig) -> None:
-    """Create a run directory and its config.json.
+@contextlib.contextmanager
+def new_run(run: Path, config: TrainConfig) -> Iterator[None]:
+    """Create a run directory and its config.json, and lock it.
 
     Raises:
-        UserError: it exists already or cannot be written.
+        UserError: it holds a run already or cannot be written.
     """
     try:
-        if (run / "config.json").exists():
-            raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
         for folder in ("checkpoints", "best"):
             (run / folder).mkdir(parents=True, exist_ok=True)
-        write_config(run, config)
     except OSError as error:
         raise UserError(f"run_dir {run} cannot be written ({error.strerror}): give another --run-dir") from None
+    with lock_run(run):
+        if (run / "config.json").exists():
+            raise UserError(f"run_dir {run} already holds a run: `arcadia resume {run}`, or give another --run-dir")
+        write_config(run, config)
+        yield
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
@@ -76,11 +79,21 @@ def _read_description(run: Path) -> dict[str, Any]:
     return description
 
 
+ENTRIES = {  # what Arcadia itself reads or writes in a run
+    *("config.json", "metrics.jsonl", "lock", "wandb_id", "checkpoints", "best", "tensorboard"),
+    *("evaluations", "videos", "report"),
+}
+
+
 def _check_entries(run: Path) -> None:
     """Refuse what would be read or written outside of the run, or never end."""
     root = run.resolve()
     for folder, folders, files in os.walk(run):
-        for path in (Path(folder, name) for name in (*folders, *files)):
+        names = {*folders, *files}
+        if folder == str(run):
+            names &= ENTRIES
+            folders[:] = names & {*folders}
+        for path in (Path(folder, name) for name in names):
             if path.is_symlink():
                 try:
                     is_inside = path.resolve().is_relative_to(root)

@@ -1,5 +1,7 @@
 """Live progress of a run: a table in a terminal, plain lines in a pipe."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0  # between lines in a pipe
 NARROW = 60  # columns that the table of four needs
 SPARKLINE_WIDTH = 24
+MAX_LINE = 1000  # characters of a message
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -96,11 +99,30 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
+def one_line(text: str) -> str:
+    """Return text that cannot move the cursor or fill the screen, whatever file it came from."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= MAX_LINE else f"{shown[:MAX_LINE]}..."
+
+
+class _Console(Console):
+    """A console whose reader may leave, as in `arcadia train | head`: it says no more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 class Display:
-    """Shows progress on stdout, or nothing where it is quiet. Use as a context manager."""
+    """Shows progress on stdout, or nothing where it is quiet. Use as a context manager.
+
+    A terminal or log that cannot be written to is no reason to end training.
+    """
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
-        self._console = Console(highlight=False, quiet=quiet)
+        self._console = _Console(highlight=False, quiet=quiet)
         self._title = title
         self._live: Live | None = None
         self._last_line = float("-inf")
@@ -119,7 +141,8 @@ class Display:
         traceback: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
 
     def update(self, progress: Progress) -> None:
         """Show progress: redraw the table, or print a line every 10 s."""
@@ -127,7 +150,8 @@ class Display:
             shown: RenderableType = table(progress, self._console.width)
             if len(progress.score_history) > 1 and self._console.encoding.startswith("utf"):
                 shown = Group(shown, Text(f"score        {sparkline(progress.score_history, SPARKLINE_WIDTH)}"))
-            self._live.update(shown, refresh=True)
+            with contextlib.suppress(OSError):
+                self._live.update(shown, refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.line(plain(progress))
@@ -135,16 +159,13 @@ class Display:
     def warning(self, text: str) -> None:
         """Print a line above the live table or, where that is quiet, on stderr."""
         if self._console.quiet:
-            print(f"arcadia: warning: {text}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                print(f"arcadia: warning: {one_line(text)}", file=sys.stderr)
         else:
             self.line(text)
 
     def line(self, text: str) -> None:
         """Print a line above the live table."""
-        try:
-            self._console.print(Text(text), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._console.print(Text(one_line(text)), soft_wrap=True)
             self._console.file.flush()
-        except BrokenPipeError:
-            raise
-        except OSError:  # such as a log on a full disk: no reason to end training
-            return

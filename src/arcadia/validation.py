@@ -54,7 +54,7 @@ _BOUNDS = {
     "beta1": _Bounds(0, 1, open_high=True),
     "beta2": _Bounds(0, 1, open_high=True),
     "alpha": _Bounds(0, 1),
-    "num_workers": _Bounds(1, 4096),
+    "num_workers": _Bounds(1, 1024),
     "total_steps": _Bounds(1, 1e15),
     "total_minutes": _Bounds(0, 1e9, open_low=True),
     "total_episodes": _Bounds(1, 1e15),
@@ -98,8 +98,9 @@ def validate(config: TrainConfig) -> None:
     rows = max(runtime.num_steps, default=0) * config.envs_per_worker
     if rows > MAX_ROLLOUT:
         raise UserError(f"num_steps x num_envs must be at most {MAX_ROLLOUT:,}, got {rows:,}: lower one of them")
-    if not config.recipe.isprintable():
-        raise UserError(f"recipe must be a name, got {_shown(config.recipe)}")
+    for name, text in (("recipe", config.recipe), ("env", env.env)):
+        if not text.isprintable():
+            raise UserError(f"{name} must be a name, got {_shown(text)}")
     if not runtime.num_steps:
         raise UserError("num_steps is empty: give one or more, such as --num-steps 20")
     if env.crop_rows[0] >= min(env.crop_rows[1], 210):

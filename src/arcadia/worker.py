@@ -107,6 +107,8 @@ class Worker:
                 self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
             losses.append([*map(float, loss), norm])
 
+        if not losses:
+            self._store.count(0, 0, len(collector.episodes), None)
         metrics: dict[str, float] = {}
         self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
         self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0

@@ -45,6 +45,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _run(arguments: list[str]) -> int:
     import arcadia
     from arcadia.cli import bench, play, recipes, report, train
+    from arcadia.terminal import one_line
     from arcadia.types import DivergedError, ProcessError, UserError
 
     commands = {
@@ -65,19 +66,19 @@ def _run(arguments: list[str]) -> int:
     command = commands.get(arguments[0])
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
-    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {one_line(str(message))}", file=sys.stderr)
     threading.excepthook = _thread_failed
     try:
         return command(arguments[1:])
     except UserError as error:
-        return _fail(str(error))
+        return _fail(one_line(str(error)))
     except (DivergedError, ProcessError) as error:
-        return _fail(str(error).rstrip(), 1)
+        return _fail("\n".join(map(one_line, str(error).rstrip().splitlines())), 1)
     except OSError as error:  # such as a full disk
         if isinstance(error, BrokenPipeError):  # stdout was a pipe that closed, as with `| head`
             sys.stderr.close()
             return 141
-        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        return _fail(one_line(f"{error.filename or 'input or output'}: {error.strerror or error}"), 1)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

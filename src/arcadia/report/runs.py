@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from arcadia.config import TrainConfig
 from arcadia.envs import game_of
 from arcadia.files import read_json
-from arcadia.metrics import read_metrics
+from arcadia.metrics import MAX_FIGURE, read_metrics
 from arcadia.run_directory import load_config
 from arcadia.types import UserError
 
@@ -124,7 +124,7 @@ def _rows(path: Path, rows: list[Any], kind: str) -> list[dict[str, Any]]:
     for row in chosen:
         for name in (*_FIGURES[kind], *(row.keys() & _OPTIONAL)):
             if not isinstance(row.get(name), int | float):
-                raise UserError(f"{path}/metrics.jsonl is damaged: a row of kind {kind} has {name} {row.get(name)!r}")
+                raise UserError(f"{path}/metrics.jsonl is damaged: a row of kind {kind} has no number {name}")
     return chosen
 
 
@@ -133,7 +133,9 @@ def _read_evaluation(file: Path) -> dict[str, Any]:
         evaluation = read_json(file)
         interval = evaluation["ci95"]
         figures = [evaluation[name] for name in _EVALUATION] + ([0, 0] if interval is None else list(interval))
-        if len(figures) != len(_EVALUATION) + 2 or not all(isinstance(figure, int | float) for figure in figures):
+        if len(figures) != len(_EVALUATION) + 2 or not all(
+            isinstance(figure, int | float) and abs(figure) < MAX_FIGURE for figure in figures
+        ):
             raise ValueError("a figure is not a number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a readable evaluation ({type(error).__name__}): delete it") from None

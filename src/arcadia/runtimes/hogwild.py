@@ -9,11 +9,13 @@ from typing import Any, cast
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.evaluation import PeriodicEvaluator
+from arcadia.models import FlatParameters
 from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
+from arcadia.runtimes.limits import StopReason, limit_reached
 from arcadia.runtimes.processes import Children, Context, Death
-from arcadia.runtimes.supervise import StopReason, Supervisor, limit_reached
-from arcadia.types import Actions, ProcessError, Timestep, UpdateReport
+from arcadia.runtimes.supervise import Supervisor
+from arcadia.types import Actions, Observations, ProcessError, Timestep, UpdateReport
 from arcadia.worker import Worker
 
 REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
@@ -59,7 +61,7 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
         if index < num_workers:
             children.start(index, name, _work, (config, state, make_env, index, supervisor.restarts))
         else:
-            children.start(index, name, _evaluate, (config, state, make_env))
+            children.start(index, name, _evaluate, (config, state, make_env, supervisor.restarts))
 
     try:
         for name in names:
@@ -75,6 +77,9 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
                 else:
                     _record(message, supervisor)
         return reason
+    except SystemExit:  # asked twice to stop
+        children.kill()
+        raise
     finally:
         for message in children.end():
             _record(message, supervisor)
@@ -115,7 +120,7 @@ def _record(message: Message, supervisor: Supervisor) -> None:
 
 
 class _WatchedEnv:
-    """Environments that show a sign of life at every step."""
+    """Environments that show a sign of life at every step and reset."""
 
     def __init__(self, env: VectorEnv, context: Context) -> None:
         self._env, self._beat = env, context.beat
@@ -123,9 +128,25 @@ class _WatchedEnv:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
 
+    def reset(self) -> Observations:
+        self._beat()
+        return self._env.reset()
+
     def step(self, action: Actions) -> Timestep:
         self._beat()
         return self._env.step(action)
+
+
+class _WatchedStore(SharedMemoryStore):
+    """A store that shows a sign of life at every pull, of which a rollout with many passes has many."""
+
+    def __init__(self, context: Context, state: SharedState, config: TrainConfig, worker: int) -> None:
+        super().__init__(state, config.optimizer, worker=worker, total_steps=config.runtime.total_steps)
+        self._beat = context.beat
+
+    def pull(self, parameters: FlatParameters) -> int:
+        self._beat()
+        return super().pull(parameters)
 
 
 def _watched(make_env: EnvFactory, context: Context) -> EnvFactory:
@@ -139,7 +160,7 @@ def _watched(make_env: EnvFactory, context: Context) -> EnvFactory:
 def _work(
     context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, worker: int, restart: int
 ) -> None:
-    store = SharedMemoryStore(state, config.optimizer, worker=worker, total_steps=config.runtime.total_steps)
+    store = _WatchedStore(context, state, config, worker)
     agent = Worker(config, store, _watched(make_env, context), worker=worker, restart=restart)
     reports: list[UpdateReport] = []
     sent = time.monotonic()
@@ -153,10 +174,10 @@ def _work(
         context.send(reports)
 
 
-def _evaluate(context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory) -> None:
+def _evaluate(context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, restart: int) -> None:
     os.nice(EVALUATOR_NICENESS)
     snapshot = partial(take_snapshot, state)
-    evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS)
+    evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS, restart=restart)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
     started, used_before = time.monotonic(), time.process_time()
     while not context.should_stop():

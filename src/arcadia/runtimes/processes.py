@@ -6,6 +6,7 @@ message holds up nobody either.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import queue
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -25,11 +26,14 @@ import torch.multiprocessing
 from torch import Tensor
 
 from arcadia.parameters import SharedState
-from arcadia.types import DivergedError, UserError, summary_of
+from arcadia.types import DivergedError, summary_of
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
 START_SECONDS = 300.0  # allowed to a child for its imports and environments, before its first sign of life
+MAX_WAITING = 100  # messages; then the pipes fill and the children wait
+MAX_TRACEBACK = 10_000  # characters
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 AWAKE_SECONDS = 1.0  # a longer pause between two looks is this process's own, asleep or stopped
 
 
@@ -64,6 +68,9 @@ class _End(NamedTuple):
     """Put in place of a message by the thread that reads a pipe, at its end."""
 
 
+Inbox = queue.Queue[tuple["Child", Any]]
+
+
 class Child:
     """A job in a process of its own.
 
@@ -72,7 +79,7 @@ class Child:
         job: called in the process as job(context, *arguments); importable by name.
         stop: [1] bool shared, asks it to end.
         heartbeat: [1] int64 shared, where it counts its signs of life.
-        inbox: gets (child, message), and (child, _End()) when its pipe ends.
+        inbox: gets (child, message), and (child, _End()) when it has ended.
     """
 
     def __init__(
@@ -82,42 +89,47 @@ class Child:
         arguments: tuple[object, ...],
         stop: Tensor,
         heartbeat: Tensor,
-        inbox: "queue.SimpleQueue[tuple[Child, Any]]",
+        inbox: Inbox,
     ) -> None:
         self.name = name
-        self._heartbeat = heartbeat
+        self._heartbeat, self._inbox = heartbeat, inbox
         self._first_beat = self._last_beat = int(heartbeat[0])
         self._silent_seconds = 0.0
         self._failure: Failure | None = None
         self._is_hung = False
         context = torch.multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
+        self._receiver, self._sender = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
-            target=_main, args=(job, sender, stop, heartbeat, arguments), name=name, daemon=True
+            target=_main, args=(job, self._sender, stop, heartbeat, arguments), name=name, daemon=True
         )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def start(self) -> None:
+        """Start the process."""
         # Signals reach the whole group of a terminal or of `timeout`, and are the parent's to decide: a child inherits
         # the blocked mask and so is deaf to them from its first moment. The parent gets them when it unblocks.
         resource_tracker.ensure_running()  # starting it unblocks them
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process.start()
-            sender.close()  # so that the pipe ends when the child does
-            self._reader = threading.Thread(target=self._read, args=(receiver, inbox), daemon=True)
+            self._sender.close()  # so that the pipe ends when the child does
             self._reader.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _read(self, receiver: Connection, inbox: "queue.SimpleQueue[tuple[Child, Any]]") -> None:
-        with receiver:
-            try:
-                while True:
-                    message = receiver.recv()
-                    if isinstance(message, Failure):
-                        self._failure = message
-                    else:
-                        inbox.put((self, message))
-            except (EOFError, OSError):  # OSError: the end came within a message
-                inbox.put((self, _End()))
+    def _read(self) -> None:
+        try:
+            # The sentinel too: a process that the child started may hold the pipe open.
+            while self._receiver in wait([self._receiver, self._process.sentinel]):
+                message = self._receiver.recv()
+                if isinstance(message, Failure):
+                    self._failure = message
+                else:
+                    self._inbox.put((self, message))
+        except (EOFError, OSError):  # OSError: the end came within a message
+            pass
+        finally:
+            self._inbox.put((self, _End()))
 
     def watch(self, elapsed: float, heartbeat_seconds: float) -> None:
         """Kill the process if it has shown no sign of life for too long; `elapsed` seconds since the last look."""
@@ -129,26 +141,32 @@ class Child:
             self._is_hung = True
             self._process.kill()
 
-    def kill(self) -> None:
-        """End the process now."""
-        with contextlib.suppress(ValueError):  # it is buried already
-            self._process.kill()
-
     @property
     def signs_of_life(self) -> int:
         """How often it has shown that it is alive since its start."""
         return self._last_beat - self._first_beat
 
+    @property
+    def is_read(self) -> bool:
+        """True once everything that it sent is in the inbox."""
+        return not self._reader.is_alive()
+
+    def kill(self) -> None:
+        """End the process now."""
+        with contextlib.suppress(ValueError, AttributeError):  # it is buried already, or was never started
+            self._process.kill()
+
     def bury(self, deadline: float) -> int:
         """Wait for the end until `deadline` (monotonic seconds), then kill; return the exit code."""
         self._process.join(max(0.0, deadline - time.monotonic()))
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._reader.join()
+        self._process.kill()
+        self._process.join()
         code = self._process.exitcode
         assert code is not None
-        self._process.close()
+        self._reader.join(STOP_SECONDS)
+        if self.is_read:
+            self._process.close()
+            self._receiver.close()
         return code
 
     def death(self, code: int) -> Death:
@@ -161,11 +179,18 @@ class Child:
         if self._is_hung:
             why = f"showed no sign of life for {self._silent_seconds:.0f} s and was killed"
         elif code < 0:
-            why = f"was killed by {signal.Signals(-code).name}"
+            why = f"was killed by {_signal_name(-code)}"
             is_external = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         else:
             why = f"exited with code {code}"
         return Death(self.name, why, "", False, is_external, self.signs_of_life)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 class Children:
@@ -179,7 +204,7 @@ class Children:
 
     def __init__(self, state: SharedState, heartbeat_seconds: float, is_over: Callable[[], bool]) -> None:
         self._state, self._heartbeat_seconds, self._is_over = state, heartbeat_seconds, is_over
-        self._inbox: queue.SimpleQueue[tuple[Child, Any]] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.Queue(MAX_WAITING)
         self._children: dict[str, Child] = {}
         self._last_look = time.monotonic()
 
@@ -187,18 +212,18 @@ class Children:
         """Start a child, or start one that died again; `index` is its place in `heartbeats`."""
         heartbeat = self._state.heartbeats[index : index + 1]
         self._children[name] = Child(name, job, arguments, self._state.stop, heartbeat, self._inbox)
+        self._children[name].start()
 
     def receive(self, timeout: float) -> Iterator[Any]:
-        """Wait at most `timeout` seconds for the first message, and yield all there are; a child's death is a Death."""
+        """Wait at most `timeout` seconds for a message, and yield those that are there; a child's death is a Death."""
         now = time.monotonic()
         elapsed, self._last_look = min(now - self._last_look, AWAKE_SECONDS), now
         for child in self._children.values():
             child.watch(elapsed, self._heartbeat_seconds)
         try:
-            item = self._inbox.get(timeout=timeout)
-            while True:
-                yield from self._open(*item)
-                item = self._inbox.get_nowait()
+            yield from self._open(*self._inbox.get(timeout=timeout))
+            for _ in range(self._inbox.qsize()):
+                yield from self._open(*self._inbox.get_nowait())
         except queue.Empty:
             return
 
@@ -212,44 +237,58 @@ class Children:
             yield child.death(code)
 
     def end(self) -> Iterator[Any]:
-        """End all children; yield what they still had to say."""
+        """End all children; yield what they still had to say. Interrupted, kill them."""
         self._state.stop[0] = True
         deadline = time.monotonic() + STOP_SECONDS
         try:
+            while not all(child.is_read for child in self._children.values()) or not self._inbox.empty():
+                if time.monotonic() > deadline:
+                    self.kill()
+                if time.monotonic() > deadline + STOP_SECONDS:
+                    break
+                try:
+                    _, message = self._inbox.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+                if not isinstance(message, _End):
+                    yield message
             for child in self._children.values():
                 child.bury(deadline)
-        except SystemExit:  # asked again to stop: now
-            for child in self._children.values():
-                child.kill()
+        except BaseException:
+            self.kill()
             raise
-        self._children.clear()
-        while not self._inbox.empty():
-            _, message = self._inbox.get()
-            if not isinstance(message, _End):
-                yield message
+
+    def kill(self) -> None:
+        """End all children now."""
+        for child in self._children.values():
+            child.kill()
 
 
 def _main(
     job: Callable[..., None], connection: Connection, stop: Tensor, heartbeat: Tensor, arguments: tuple[object, ...]
 ) -> None:
     """Main function of every child: threads, errors, the parent's end."""
-    torch.set_num_threads(1)
+    with contextlib.suppress(AttributeError, OSError):  # Linux ends with the parent even a child that is stopped
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    os.set_inheritable(connection.fileno(), False)
     beats = heartbeat.numpy()
 
     def beat() -> None:
         beats[0] += 1
 
+    def send(message: Any) -> None:
+        try:
+            connection.send(message)
+        except BrokenPipeError:  # the parent is gone
+            os._exit(1)
+
     beat()
     try:
-        job(Context(connection.send, lambda: bool(stop[0]), beat), *arguments)
-    except BrokenPipeError:
-        pass  # the parent is gone
+        job(Context(send, lambda: bool(stop[0]), beat), *arguments)
     except (Exception, SystemExit) as error:  # reported to the parent, which decides
-        try:
-            connection.send(_failure(error))
-        except BrokenPipeError:
-            traceback.print_exc()
+        send(_failure(error))
         sys.exit(1)
 
 
@@ -263,6 +302,4 @@ def _end_with_parent() -> None:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, DivergedError):
         return Failure(f"training diverged: {error}", "", True)
-    if isinstance(error, UserError):
-        return Failure(str(error), "", True)
-    return Failure(f"failed: {summary_of(error)}", traceback.format_exc(), False)
+    return Failure(f"failed: {summary_of(error)}", traceback.format_exc()[-MAX_TRACEBACK:], False)

@@ -6,8 +6,9 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
-from arcadia.runtimes.supervise import StopReason, Supervisor
-from arcadia.types import DivergedError, ProcessError, summary_of
+from arcadia.runtimes.limits import StopReason
+from arcadia.runtimes.supervise import Supervisor
+from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.worker import Worker
 
 
@@ -15,8 +16,17 @@ def run_serial(config: TrainConfig, state: SharedState, supervisor: Supervisor, 
     """Train until the supervisor says stop, evaluating every `eval_updates` updates.
 
     Raises:
-        ProcessError: a worker failed.
+        ProcessError: an environment failed.
     """
+    try:
+        return _run(config, state, supervisor, make_env)
+    except (DivergedError, ProcessError, UserError, OSError):
+        raise
+    except Exception as error:
+        raise ProcessError(f"training failed: {summary_of(error)}\n{traceback.format_exc()}".rstrip()) from error
+
+
+def _run(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_env: EnvFactory) -> StopReason:
     runtime = config.runtime
     workers = []
     for worker in range(len(state.counters)):
@@ -24,20 +34,14 @@ def run_serial(config: TrainConfig, state: SharedState, supervisor: Supervisor, 
         workers.append(Worker(config, store, make_env, worker=worker, restart=supervisor.restarts))
     evaluator = None
     if runtime.eval_episodes:
-        evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state))
+        evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state), restart=supervisor.restarts)
     evaluations = state.counter(UPDATES) // runtime.eval_updates
     while True:
         for worker_ in workers:
             reason = supervisor.tick()
             if reason is not None:
                 return reason
-            try:
-                supervisor.record(worker_.update())
-            except DivergedError:
-                raise
-            except Exception as error:
-                why = f"worker-{workers.index(worker_)} failed: {summary_of(error)}"
-                raise ProcessError(f"{why}\n{traceback.format_exc()}".rstrip()) from error
+            supervisor.record(worker_.update())
         due = state.counter(UPDATES) // runtime.eval_updates
         if evaluator is not None and due > evaluations:
             evaluations = due

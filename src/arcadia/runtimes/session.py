@@ -1,6 +1,7 @@
 """A training session: a new run, or a resumed one, from configuration to final checkpoint."""
 
 import dataclasses
+import math
 import time
 import warnings
 from pathlib import Path
@@ -15,13 +16,16 @@ from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
-from arcadia.run_directory import changed_versions, create_run, load_config, lock_run, write_config
+from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor, TrainResult
 from arcadia.terminal import Display
+from arcadia.types import UserError
 from arcadia.validation import validate
+
+MAX_ROLLOUT_BYTES = 2**37
 
 
 def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> TrainResult:
@@ -42,8 +46,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     config = resolve(config, spec)
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
     run = Path(config.runtime.run_dir or "")
-    create_run(run, config)
-    with lock_run(run):
+    with new_run(run, config):
         return _session(config, model, _create_state(config, model), run, make_env)
 
 
@@ -107,6 +110,13 @@ def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     runtime, cores = config.runtime, num_cores()
     num_workers = runtime.num_workers or (default_workers(config.env) if runtime.runtime == "hogwild" else 1)
     config = dataclasses.replace(config, runtime=dataclasses.replace(runtime, num_workers=num_workers))
+    rows = num_workers * (max(runtime.num_steps) + 1) * config.envs_per_worker
+    size = 4 * rows * math.prod(spec.observation_shape)
+    if size > MAX_ROLLOUT_BYTES:
+        raise UserError(
+            f"the rollouts of all workers need {size / 2**30:,.0f} GiB, at most {MAX_ROLLOUT_BYTES / 2**30:,.0f} are "
+            "taken: lower num_steps, num_envs or num_workers"
+        )
     if runtime.runtime == "hogwild" and num_workers > cores:
         warnings.warn(
             f"{num_workers} workers share {cores} cores; one worker per core with more --num-envs is faster",

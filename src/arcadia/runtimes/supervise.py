@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from arcadia.checkpoint import (
     save_periodic,
     take_checkpoint,
 )
-from arcadia.config import RuntimeConfig, TrainConfig
+from arcadia.config import TrainConfig
 from arcadia.evaluation import summarize
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
+from arcadia.runtimes.limits import StopReason, limit_reached
 from arcadia.runtimes.processes import Death
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
@@ -30,8 +31,6 @@ from arcadia.types import UpdateReport, UserError
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
-
-StopReason = Literal["total_steps", "total_minutes", "total_episodes", "stop_score", "signal", "failure"]
 
 
 class TrainResult(NamedTuple):
@@ -45,15 +44,6 @@ class TrainResult(NamedTuple):
     mean_return: float | None  # of the last 100 episodes
     skipped_updates: int  # that were not finite and so not applied
     is_saved: bool  # whether the last checkpoint could be written
-
-
-def limit_reached(state: SharedState, config: RuntimeConfig) -> Literal["total_steps", "total_episodes"] | None:
-    """Return which limit the counters have reached, if any."""
-    if state.counter(ENV_STEPS) >= config.total_steps:
-        return "total_steps"
-    if config.total_episodes is not None and state.counter(EPISODES) >= config.total_episodes:
-        return "total_episodes"
-    return None
 
 
 class Supervisor:
@@ -195,17 +185,18 @@ class Supervisor:
             "recent_returns": list(self._figures.returns),
             "episode_record": list(vars(self._record).values()),
         }
+        self._metrics.sync()  # no row of before is missing where the checkpoint is there
         save_periodic(self._run, take_checkpoint(self._state, progress))
         self._parameters.load(self._state.parameters)
         self._metrics.write_histograms(self._model, self._state.counter(ENV_STEPS))
 
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
+        is_saved = self._try_to_save()
         if reason == "failure" and self._skipped_updates:
             self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
         self._show()
-        is_saved = self._try_to_save()
         self._metrics.close()
         return TrainResult(
             self._run,
