@@ -216,7 +216,7 @@ def test_lines_that_could_not_be_written_are_written_later_and_whole(tmp_path):
 @pytest.mark.parametrize(
     ("env", "runtime", "message"),
     [
-        ("Crash-v0", "serial", r"worker-0 failed: ArithmeticError: the toy environment broke \(toy_envs\.py:\d+\)\n"),
+        ("Crash-v0", "serial", r"training failed: ArithmeticError: the toy environment broke \(toy_envs\.py:\d+\)\n"),
         ("Misshapen-v0", "hogwild", r"worker-0 failed: ValueError: .*shape.* soon after each of 3 starts\n"),
         ("Broken-v0", "hogwild", r"Broken-v0 cannot be built: ArithmeticError: the toy environment broke \(.*\)\n$"),
     ],

@@ -424,7 +424,7 @@ def test_an_exception_in_a_serial_worker_leaves_a_checkpoint(tmp_path):
     config = configure(
         TOY, "toy", tmp_path / "run", runtime="serial", num_workers=1, num_envs=2, num_steps=4, eval_episodes=0
     )
-    with pytest.raises(ProcessError, match=r"^worker-0 failed: ArithmeticError: the toy .*\nTraceback"):
+    with pytest.raises(ProcessError, match=r"^training failed: ArithmeticError: the toy .*\nTraceback"):
         train(config, make_env=make_crash)
     assert final(tmp_path / "run").env_steps > 0
 
