@@ -22,9 +22,9 @@ pong: .venv/installed
 	$(BIN)/arcadia train pong --seed $(SEED) --stop-score 18.2 --total-steps 1000000 --run-dir $$run && \
 	$(BIN)/arcadia eval $$run --episodes 30
 
-# The default tests.
+# The default tests, two at a time.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Learning tests in real processes.
 slow: .venv/installed
@@ -36,7 +36,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
-	$(BIN)/python -m pytest --ignore=tests/test_architecture.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/test_architecture.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -104,6 +104,7 @@ def test_a_stopped_worker_is_named_and_replaced_in_time(start, tmp_path):
     assert re.search("worker-1 showed no sign of life for 3 s and was killed; started again", cli.stdout.read_text())
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_whole_run_is_nobodys_fault(start, tmp_path):
     """As by Ctrl-Z and fg, or when a laptop sleeps."""
     run = tmp_path / "run"
@@ -117,7 +118,7 @@ def test_a_pause_of_the_whole_run_is_nobodys_fault(start, tmp_path):
     assert not restarts(run)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_goes_on_wherever_it_was_killed(start, tmp_path, kills):
     """The whole tree is killed at random moments; each time `resume` goes on from a checkpoint."""
     run, chance = tmp_path / "run", random.Random(kills)
@@ -231,9 +232,10 @@ def test_an_environment_that_fails_is_named_in_the_first_line(start, tmp_path, e
 # ------------------------------------------------------------------------------------------------------------ signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.5, 1.5, 3.0, 4.5])
-def test_signals_at_the_start_end_it_quietly(start, tmp_path, number, after):
+@pytest.mark.parametrize(
+    ("after", "number"), [(0.5, signal.SIGINT), (1.5, signal.SIGTERM), (3.0, signal.SIGINT), (4.5, signal.SIGTERM)]
+)
+def test_signals_at_the_start_end_it_quietly(start, tmp_path, after, number):
     cli = start("train", "CartPole-v1", "--run-dir", tmp_path / "run", *SMALL)
     time.sleep(after)
     asked = time.monotonic()

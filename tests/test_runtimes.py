@@ -564,19 +564,6 @@ def test_ctrl_c_stops_the_whole_group_within_seconds_and_leaves_a_checkpoint(sta
 
 
 @needs_proc
-def test_ctrl_c_while_workers_start_is_as_quiet_as_later(start, tmp_path):
-    cli = start("train", "CartPole-v1", "--run-dir", tmp_path / "run", "--num-workers", 2)
-    cli.wait_until(lambda: len(cli.workers()) >= 2, "second worker")
-    asked = time.monotonic()
-    os.killpg(cli.process.pid, signal.SIGINT)
-    assert cli.end() == 130, cli.stderr.read_text()
-    assert time.monotonic() - asked < 15, "the bar is 5 s on an idle machine"
-    cli.assert_nothing_is_left()
-    assert cli.stderr.read_text() == ""
-    assert newest_checkpoint(tmp_path / "run") is not None
-
-
-@needs_proc
 @pytest.mark.parametrize("to_the_group", [False, True], ids=["main process", "whole group"])
 def test_sigterm_stops_cleanly(start, tmp_path, to_the_group):
     """`kill` reaches the main process; `timeout` and service managers reach the whole group."""
