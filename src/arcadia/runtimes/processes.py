@@ -158,6 +158,8 @@ class Child:
 
     def bury(self, deadline: float) -> int:
         """Wait for the end until `deadline` (monotonic seconds), then kill; return the exit code."""
+        if self._process.pid is None:  # its start was interrupted
+            return 0
         self._process.join(max(0.0, deadline - time.monotonic()))
         self._process.kill()
         self._process.join()
