@@ -581,7 +581,7 @@ def test_children_end_soon_after_the_main_process_was_killed(start, tmp_path):
     run = tmp_path / "run"
     cli = start("train", "CartPole-v1", "--run-dir", run, "--num-workers", 2, "--total-steps", 10**9, *SOON)
     cli.wait_for_learning(run)
-    assert len(cli.workers()) == 3, "two workers and the evaluator"
+    cli.wait_until(lambda: len(cli.workers()) == 3, "two workers and the evaluator")
     cli.process.kill()
     assert cli.end() == -signal.SIGKILL
     cli.assert_nothing_is_left(seconds=30)  # 10 s on an idle machine

@@ -11,9 +11,9 @@ from arcadia.models.interface import build_model
 
 
 def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfloat16"]:
-    """Return "bfloat16" or "float32", whichever acts and learns faster (about a second).
+    """Return "bfloat16" or "float32", whichever acts and learns faster (about half a second).
 
-    Times T acting passes and one learning pass of a rollout, on one thread, the better of two. Models without
+    Times the acting passes and the learning pass of a short rollout, on one thread, the better of two. Models without
     convolutions are too small to gain.
     """
     if config.model.torso == "mlp":
@@ -28,7 +28,7 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
 
 
 def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
-    num_steps, num_envs = min(config.runtime.num_steps[0], 20), config.envs_per_worker
+    num_steps, num_envs = min(config.runtime.num_steps[0], 8), config.envs_per_worker
     model = build_model(config.model, spec, seed=0, dtype=dtype)
     observation = torch.rand(num_steps, num_envs, *spec.observation_shape).to(dtype)
     is_first = torch.zeros(num_steps, num_envs, dtype=torch.bool)

@@ -10,7 +10,7 @@ from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.models import FlatParameters
-from arcadia.parameters import SharedMemoryStore, SharedState, take_snapshot
+from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
 from arcadia.runtimes.limits import StopReason, limit_reached
 from arcadia.runtimes.processes import Children, Context, Death
@@ -64,11 +64,14 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
             children.start(index, name, _evaluate, (config, state, make_env, supervisor.restarts))
 
     try:
-        for name in names:
+        for name in names[:num_workers]:
             start(name)
+        waiting = names[num_workers:]  # until the workers have begun: their start is what takes time
         reason = None
         while reason is None:
             reason = supervisor.tick()
+            if waiting and state.counter(UPDATES) > 0:
+                start(waiting.pop())
             for message in children.receive(POLL_SECONDS):
                 if isinstance(message, Death):
                     limit.check(message)

@@ -82,8 +82,7 @@ class Supervisor:
         self._skipped_updates: int = progress.get("skipped_updates", 0)
         self._model, self._parameters = model, FlatParameters(model)
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
-        if resumed is None:
-            self._metrics.write_graph(model)
+        self._has_graph = resumed is not None
         self._started = self._last_display = self._last_metrics = time.monotonic()
         self._last_checkpoint = self._started
         self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
@@ -188,6 +187,9 @@ class Supervisor:
         self._metrics.sync()  # no row of before is missing where the checkpoint is there
         save_periodic(self._run, take_checkpoint(self._state, progress))
         self._parameters.load(self._state.parameters)
+        if not self._has_graph:  # here, for it takes a second
+            self._metrics.write_graph(self._model)
+            self._has_graph = True
         self._metrics.write_histograms(self._model, self._state.counter(ENV_STEPS))
 
     def finish(self, reason: StopReason) -> TrainResult:
