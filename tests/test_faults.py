@@ -142,6 +142,8 @@ def test_a_run_goes_on_wherever_it_was_killed(start, tmp_path, kills):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
     assert rows[: len(kept_rows)] == kept_rows
+    episodes = sum(json.loads(line)["kind"] == "episode" for line in lines)
+    assert episodes == rows[-1]["episodes"], "a row for each episode that is counted"
     for name in ("env_steps", "updates", "episodes", "seconds"):
         assert all(row[name] < later[name] for row, later in itertools.pairwise(rows)), name
     assert not list(run.rglob(".*.tmp"))

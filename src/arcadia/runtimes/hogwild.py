@@ -12,7 +12,7 @@ from arcadia.evaluation import PeriodicEvaluator
 from arcadia.models import FlatParameters
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
-from arcadia.runtimes.limits import StopReason, limit_reached
+from arcadia.runtimes.ending import StopReason, limit_reached
 from arcadia.runtimes.processes import Children, Context, Death
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.types import Actions, Observations, ProcessError, Timestep, UpdateReport

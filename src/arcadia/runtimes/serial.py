@@ -6,7 +6,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
-from arcadia.runtimes.limits import StopReason
+from arcadia.runtimes.ending import StopReason
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.worker import Worker

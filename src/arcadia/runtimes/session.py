@@ -17,10 +17,11 @@ from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import SharedState, create_shared_state
 from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
+from arcadia.runtimes.ending import TrainResult
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
-from arcadia.runtimes.supervise import Supervisor, TrainResult
+from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
 from arcadia.types import UserError
 from arcadia.validation import validate

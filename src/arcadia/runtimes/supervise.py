@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_fin
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
-from arcadia.runtimes.limits import StopReason, limit_reached
+from arcadia.runtimes.ending import StopReason, TrainResult, limit_reached
 from arcadia.runtimes.processes import Death
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
@@ -31,19 +31,6 @@ from arcadia.types import UpdateReport, UserError
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
-
-
-class TrainResult(NamedTuple):
-    """How a run ended."""
-
-    run: Path
-    reason: StopReason
-    signal_number: int | None
-    env_steps: int
-    seconds: float  # of training, earlier sessions of a resumed run included
-    mean_return: float | None  # of the last 100 episodes
-    skipped_updates: int  # that were not finite and so not applied
-    is_saved: bool  # whether the last checkpoint could be written
 
 
 class Supervisor:
@@ -80,6 +67,7 @@ class Supervisor:
         self._record = EpisodeRecord(*progress.get("episode_record", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
         self._skipped_updates: int = progress.get("skipped_updates", 0)
+        self._episodes = state.counters[:, EPISODES].clone()  # of each worker, that have a row in metrics.jsonl
         self._model, self._parameters = model, FlatParameters(model)
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         self._has_graph = resumed is not None
@@ -97,6 +85,7 @@ class Supervisor:
     def record(self, report: UpdateReport) -> None:
         """Take in one update of a worker: its episodes, and what was skipped of it."""
         self._figures.add(report)
+        self._episodes[report.worker] += len(report.episodes)
         for episode in filter(is_finite, report.episodes):
             self._record.add(episode.episode_return)
             figures = {name: value for name, value in episode._asdict().items() if value is not None}
@@ -185,7 +174,9 @@ class Supervisor:
             "episode_record": list(vars(self._record).values()),
         }
         self._metrics.sync()  # no row of before is missing where the checkpoint is there
-        save_periodic(self._run, take_checkpoint(self._state, progress))
+        checkpoint = take_checkpoint(self._state, progress)
+        checkpoint.counters[:, EPISODES] = self._episodes  # others are on their way here, and lost if the run is killed
+        save_periodic(self._run, checkpoint)
         self._parameters.load(self._state.parameters)
         if not self._has_graph:  # here, for it takes a second
             self._metrics.write_graph(self._model)

@@ -1,11 +1,25 @@
-"""When a run is over."""
+"""When a run ends, and how it did."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from arcadia.config import RuntimeConfig
 from arcadia.parameters import ENV_STEPS, EPISODES, SharedState
 
 StopReason = Literal["total_steps", "total_minutes", "total_episodes", "stop_score", "signal", "failure"]
+
+
+class TrainResult(NamedTuple):
+    """How a run ended."""
+
+    run: Path
+    reason: StopReason
+    signal_number: int | None
+    env_steps: int
+    seconds: float  # of training, earlier sessions of a resumed run included
+    mean_return: float | None  # of the last 100 episodes
+    skipped_updates: int  # that were not finite and so not applied
+    is_saved: bool  # whether the last checkpoint could be written
 
 
 def limit_reached(state: SharedState, config: RuntimeConfig) -> Literal["total_steps", "total_episodes"] | None:
