@@ -345,3 +345,31 @@ def test_an_environment_that_fails_in_an_evaluation_is_named(tmp_path):
     train(configure(TOY, "toy", run, **settings, total_steps=50), make_env=make_constant_reward)
     with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: the toy .*\nTraceback"):
         evaluate_run(run, episodes=2, make_env=make_crash)
+
+
+@pytest.fixture(scope="module")
+def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("pong") / "run"
+    settings = {"runtime": "serial", "num_workers": 1, "num_envs": 2, "num_steps": 5, "eval_episodes": 0}
+    small = {"torso": "mlp", "hidden_sizes": (4,), "max_episode_steps": 60}
+    train(configure(TOY, "pong", run, **settings, **small, total_steps=20))
+    return run
+
+
+def test_a_protocol_by_flag(pong):
+    """Greedy games without sticky actions and with one start are one game; with sticky ones they are not."""
+    fixed = evaluate_run(pong, episodes=6, greedy=True, noop_max=1).result
+    assert fixed["distinct_episodes"] == 1
+    assert fixed["ci95"] is None
+    sticky = evaluate_run(pong, episodes=6, greedy=True, env="ALE/Pong-v5").result
+    assert sticky["env"] == "ALE/Pong-v5"
+    assert sticky["ci95"] is not None
+    assert save_evaluation(pong, sticky) != save_evaluation(pong, fixed)
+    assert save_evaluation(pong, sticky).name.endswith("-env-ALE-Pong-v5-6.json")
+
+
+def test_a_protocol_of_another_game_is_refused(pong):
+    with pytest.raises(UserError, match=r"has learned pong, not ALE/Breakout-v5: give another id of the same game$"):
+        evaluate_run(pong, episodes=1, env="ALE/Breakout-v5")
+    with pytest.raises(UserError, match="noop_max must be >= 0"):
+        evaluate_run(pong, episodes=1, noop_max=-1)

@@ -66,10 +66,16 @@ def evaluate(
     best: bool = False,
     num_envs: int = 16,
     seed: int = 1_000_000,
+    env: str | None = None,
+    noop_max: int | None = None,
     on_progress: Callable[[int], None] = lambda finished: None,
     make_env: EnvFactory = make_vector_env,
 ) -> dict[str, Any]:
     """Play whole games with a run's newest or best parameters; return mean, interval, scores and so on.
+
+    Args:
+        env: another id of the run's game, for its protocol, such as sticky actions.
+        noop_max: an Atari game starts with fewer than this many random no-ops.
 
     Raises:
         UserError: the run or its checkpoint is unusable, or an argument is out of range.
@@ -81,6 +87,8 @@ def evaluate(
         best=best,
         num_envs=num_envs,
         seed=seed,
+        env=env,
+        noop_max=noop_max,
         on_progress=on_progress,
         make_env=make_env,
     ).result

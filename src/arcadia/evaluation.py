@@ -20,6 +20,7 @@ from arcadia.player import Evaluation, Player, Recording
 from arcadia.published import human_normalized
 from arcadia.run_directory import load_config
 from arcadia.types import DivergedError, ProcessError, UserError, summary_of
+from arcadia.validation import with_settings
 
 
 def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
@@ -180,6 +181,8 @@ def evaluate_run(
     best: bool = False,
     num_envs: int = 16,
     seed: int = 1_000_000,
+    env: str | None = None,
+    noop_max: int | None = None,
     record: bool = False,
     on_progress: Callable[[int], None] = lambda finished: None,
     make_env: EnvFactory = make_vector_env,
@@ -187,6 +190,8 @@ def evaluate_run(
     """Play whole games with a run's newest or best parameters.
 
     Args:
+        env: another id of the run's game, for its protocol, such as sticky actions.
+        noop_max: a game starts with fewer than this many random no-ops.
         record: keep the recording from which videos are made.
 
     Raises:
@@ -200,6 +205,10 @@ def evaluate_run(
     if not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed must be an integer >= 0, got {seed}")
     config = load_config(run)
+    protocol = {name: value for name, value in (("env", env), ("noop_max", noop_max)) if value is not None}
+    if env is not None and game_of(env) != game_of(config.env.env):
+        raise UserError(f"{run} has learned {config.env.env}, not {env}: give another id of the same game")
+    config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)
     try:
         player = Player(
@@ -231,6 +240,7 @@ def evaluate_run(
         "env_steps": snapshot.env_steps,
         "frames": snapshot.frames,
         "seed": seed,
+        "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
         **(summary := summarize(evaluation, config.env.env)),
         "human_normalized": _human_normalized(config.env.env, summary["mean"]),
         "scores": [episode.episode_return for episode in evaluation.episodes],
@@ -256,4 +266,5 @@ def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
 def evaluation_name(result: dict[str, Any]) -> str:
     """Return what was played with, as part of a file's name."""
     which = "best" if result["checkpoint"].startswith("best/") else "newest"
-    return f"{result['mode']}-{which}-{result['env_steps']:012d}"
+    protocol = f"-{result['protocol']}" if result["protocol"] else ""
+    return f"{result['mode']}-{which}-{result['env_steps']:012d}{protocol}"

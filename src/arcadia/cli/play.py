@@ -29,6 +29,10 @@ class EvalArguments:
     """Games played at once."""
     seed: int = 1_000_000
     """Seed of games and sampling; never one that training uses."""
+    env: str | None = None
+    """Another id of the run's game, for its protocol: ALE/Pong-v5 has sticky actions. Default: the run's."""
+    noop_max: int | None = None
+    """Atari: a game starts with fewer than this many random no-ops. Default: the run's."""
     videos: Switch = False
     """Show the worst, the median and the best game in RUN/videos/."""
     json: Switch = False
@@ -55,6 +59,8 @@ def evaluate(arguments: list[str]) -> int:
             best=given.best,
             num_envs=given.num_envs,
             seed=given.seed,
+            env=given.env,
+            noop_max=given.noop_max,
             record=given.videos,
             on_progress=show,
         )

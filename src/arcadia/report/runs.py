@@ -139,7 +139,10 @@ def _read_evaluation(file: Path) -> dict[str, Any]:
             raise ValueError("a figure is not a number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a readable evaluation ({type(error).__name__}): delete it") from None
-    return {name: evaluation[name] for name in (*_EVALUATION, "ci95")} | {"mode": str(evaluation.get("mode"))}
+    return {name: evaluation[name] for name in (*_EVALUATION, "ci95")} | {
+        "mode": str(evaluation.get("mode")),
+        "protocol": evaluation.get("protocol"),
+    }
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
