@@ -115,7 +115,7 @@ def lock_run(run: Path) -> Iterator[None]:
         UserError: another process has it, or the directory cannot be written.
     """
     try:
-        file = open(run / "lock", "a+")  # noqa: SIM115 - closed below
+        file = open(run / "lock", "a+", errors="replace")  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(f"run_dir {run} cannot be written ({error.strerror}): copy the run to where it can") from None
     with file:
