@@ -68,6 +68,7 @@ def empty_state(like: SharedState) -> SharedState:
         optimizer_state={name: torch.zeros_like(tensor) for name, tensor in like.optimizer_state.items()},
         statistics=torch.zeros_like(like.statistics),
         counters=torch.zeros_like(like.counters),
+        heartbeats=torch.zeros_like(like.heartbeats),
         stop=torch.zeros_like(like.stop),
     )
 

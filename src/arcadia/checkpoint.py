@@ -162,8 +162,9 @@ def _is_progress(progress: Any) -> bool:
         return False
     returns, record = progress.get("recent_returns", []), progress.get("episode_record", [])
     return (
-        all(_is_number(progress.get(name, 0)) for name in ("seconds", "best_evaluation"))
-        and 0 <= progress.get("seconds", 0) < MAX_COUNT
+        _is_number(seconds := progress.get("seconds", 0))
+        and 0 <= seconds < MAX_COUNT
+        and (progress.get("best_evaluation") is None or _is_number(progress["best_evaluation"]))
         and all(type(count := progress.get(name, 0)) is int and 0 <= count < MAX_COUNT for name in _COUNTS)
         and isinstance(returns, list)
         and all(map(_is_number, returns))
