@@ -219,15 +219,19 @@ def test_the_ink_of_the_curves_follows_the_color_scheme(
     assert (background > 128) == (scheme == "light")
 
 
+def bare_row(kind: str) -> str:
+    return json.dumps({"kind": kind, "env_steps": 1, "frames": 1, "updates": 1, "seconds": 1.0}) + "\n"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda run: (run / "config.json").unlink(), "is not a run directory"),
         (lambda run: (run / "metrics.jsonl").unlink(), "has the run begun?"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "has no figures yet: train it longer"),
-        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "cannot be read"),
-        (lambda run: (run / "metrics.jsonl").write_text('{"kind": "train", "env_steps": 1}\n'), "has frames None"),
-        (lambda run: (run / "metrics.jsonl").write_text('{"kind": "skipped"}\n'), "has skipped_updates None"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xff"), "has no figures yet"),
+        (lambda run: (run / "metrics.jsonl").write_text(bare_row("train")), "of kind train has no number episodes"),
+        (lambda run: (run / "metrics.jsonl").write_text(bare_row("skipped")), "has no number skipped_updates"),
         (lambda run: (run / "evaluations" / "x.json").write_text('{"mean": "<b>"}'), "is not a readable evaluation"),
     ],
 )

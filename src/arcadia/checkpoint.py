@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:200]})") from None
     if not (
         _is_progress(progress)
         and checkpoint.parameters.dtype == torch.float32

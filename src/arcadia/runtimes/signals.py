@@ -14,8 +14,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in the background of a script
-                self._previous[number] = signal.signal(number, self._handle)
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
