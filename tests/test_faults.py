@@ -61,6 +61,7 @@ def assert_counted_exactly(run: Path) -> None:
 def test_killed_processes_are_replaced_and_the_counters_stay_exact(start, tmp_path, kills):
     run, chance = tmp_path / "run", random.Random(kills)
     cli = train(start, run, "Endless-v0", "--eval-episodes", 1)
+    cli.wait_until(lambda: len(cli.workers()) == 3, "evaluator")
     handles = []
     killed = 0
     while killed < kills:
