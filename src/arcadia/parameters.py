@@ -87,6 +87,17 @@ def take_snapshot(state: SharedState) -> Snapshot:
     )
 
 
+class Counts(NamedTuple):
+    """What a rollout adds to the counters."""
+
+    env_steps: int
+    frames: int
+    episodes: int
+
+
+NOTHING = Counts(0, 0, 0)
+
+
 class ParameterStore(Protocol):
     """Where a worker gets parameters from and sends gradients to."""
 
@@ -96,11 +107,11 @@ class ParameterStore(Protocol):
     def pull_statistics(self, model: ActorCritic) -> None:
         """Let a model take a snapshot of the shared statistics."""
 
-    def push(self, gradient: Tensor) -> int:
-        """Apply a gradient [P]; return the version just before."""
+    def push(self, gradient: Tensor, rollout: Counts = NOTHING) -> int:
+        """Apply a gradient [P] and count it, with the rollout that it is the first of; return the version before."""
 
     def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:
-        """Add a rollout that was learned from to the counters, and its statistics."""
+        """Add to the counters and the statistics without an update."""
 
     def scheduled(self, value: float, schedule: Schedule) -> float:
         """Return a setting's value at this point of the run."""
@@ -130,13 +141,15 @@ class SharedMemoryStore:
     def pull_statistics(self, model: ActorCritic) -> None:
         model.load_statistics(self._state.statistics.sum(0))
 
-    def push(self, gradient: Tensor) -> int:
+    def push(self, gradient: Tensor, rollout: Counts = NOTHING) -> int:
         version = self._state.counter(UPDATES)
         config = self._config
         self._optimizer.param_groups[0]["lr"] = self.scheduled(config.lr, config.schedule)
         self._parameters.grad = gradient
         self._optimizer.step()
-        self._state.counters[self._worker, UPDATES] += 1
+        # One addition: a worker may be killed at any moment, and its counters must agree with each other.
+        env_steps, frames, episodes = rollout
+        self._state.counters[self._worker] += torch.tensor([env_steps, frames, 1, episodes])
         return version
 
     def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:

@@ -11,7 +11,7 @@ from arcadia.envs import EnvFactory
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, build_model, torso_dtype
-from arcadia.parameters import ParameterStore
+from arcadia.parameters import NOTHING, Counts, ParameterStore
 from arcadia.rollout import RolloutCollector
 from arcadia.types import DivergedError, Rollout, UpdateReport
 
@@ -84,7 +84,7 @@ class Worker:
         targets = compute_targets(rollout, self._config.loss)
         config = self._loss_config()
         collector = self._collector
-        env_steps = int(rollout.valid.sum())
+        counts = Counts(int(rollout.valid.sum()), collector.frames, len(collector.episodes))
 
         staleness: list[int] = []
         skipped: list[int] = []
@@ -102,9 +102,9 @@ class Worker:
             if not math.isfinite(norm):
                 skipped.append(version)
                 continue
-            staleness.append(self._store.push(gradient) - version)
-            if not losses:  # at once: a worker may be killed at any moment
-                self._store.count(env_steps, collector.frames, len(collector.episodes), collector.statistics())
+            staleness.append(self._store.push(gradient, NOTHING if losses else counts) - version)
+            if not losses:
+                self._store.count(*NOTHING, collector.statistics())
             losses.append([*map(float, loss), norm])
 
         if not losses:
@@ -121,8 +121,8 @@ class Worker:
         return UpdateReport(
             worker=self._worker,
             num_steps=self._num_steps,
-            env_steps=env_steps if losses else 0,
-            frames=collector.frames if losses else 0,
+            env_steps=counts.env_steps if losses else 0,
+            frames=counts.frames if losses else 0,
             updates=len(losses),
             skipped=tuple(skipped),
             episodes=collector.episodes,
