@@ -245,6 +245,6 @@ def _is_row(row: Any) -> bool:
 
 
 def _cut(path: Path, env_steps: int) -> None:
-    """Drop the rows after `env_steps`, and a torn last line."""
+    """Drop the rows after `env_steps`, and lines that are no rows."""
     rows = [row for row in read_metrics(path.parent) if row["env_steps"] <= env_steps]
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

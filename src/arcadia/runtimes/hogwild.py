@@ -97,7 +97,7 @@ class _RestartLimit:
         self._fruitless: Counter[str] = Counter()  # in a row
 
     def check(self, death: Death) -> None:
-        """Raises ProcessError if it is not."""
+        """Count its death; raise ProcessError if it is not."""
         name = death.name
         if death.is_final:
             raise ProcessError(death.why)
@@ -105,13 +105,14 @@ class _RestartLimit:
             self._fruitless[name] = 0
         elif not death.is_external:
             self._fruitless[name] += 1
-        is_useless = self._fruitless[name] == FRUITLESS_STARTS
-        if is_useless or self._restarts[name] == self._max_restarts:
-            often = f" soon after each of {FRUITLESS_STARTS} starts" if is_useless else ""
-            if not is_useless and self._max_restarts:
-                often = f" after {self._max_restarts} restarts (max_restarts)"
-            raise ProcessError(f"{name} {death.why}{often}\n{death.traceback}".rstrip())
-        self._restarts[name] += 1
+        if self._fruitless[name] == FRUITLESS_STARTS:
+            often = f"soon after each of {FRUITLESS_STARTS} starts"
+        elif self._restarts[name] == self._max_restarts:
+            often = f"after {self._max_restarts} restarts (max_restarts)"
+        else:
+            self._restarts[name] += 1
+            return
+        raise ProcessError(f"{name} {death.why} {often}\n{death.traceback}".rstrip())
 
 
 def _record(message: Message, supervisor: Supervisor) -> None:
