@@ -430,18 +430,9 @@ def test_an_exception_in_a_serial_worker_leaves_a_checkpoint(tmp_path):
 
 
 def test_a_worker_that_exits_before_the_end_is_a_failure(tmp_path):
-    config = configure(
-        TOY,
-        "toy",
-        tmp_path / "run",
-        num_workers=1,
-        num_envs=2,
-        num_steps=4,
-        eval_episodes=0,
-        total_steps=10**6,
-        total_minutes=0.3,
-    )
-    with pytest.raises(ProcessError, match="worker-0"):
+    settings = {"num_workers": 1, "num_envs": 2, "num_steps": 4, "eval_episodes": 0, "max_restarts": 1}
+    config = configure(TOY, "toy", tmp_path / "run", **settings, total_steps=10**6)
+    with pytest.raises(ProcessError, match=r"^worker-0 failed: SystemExit: 0 .* after 1 restarts \(max_restarts\)"):
         train(config, make_env=make_exit)
 
 
