@@ -181,6 +181,34 @@ def test_a_run_directory_that_disappears_ends_with_a_line(start, tmp_path):
     assert cli.stderr.read_text() == f"arcadia: error: {run}: the last checkpoint could not be written\n"
 
 
+def test_a_directory_that_is_read_only_for_a_while(start, tmp_path):
+    """Root may write everywhere, so its privilege to do so is dropped."""
+    run, script = tmp_path / "run", tmp_path / "unprivileged.py"
+    privileges = "--bounding-set=-dac_override,-dac_read_search" if os.geteuid() == 0 else "--no-new-privs"
+    script.write_text(
+        "import os, sys\n"
+        f"os.execvp('setpriv', ['setpriv', {privileges!r}, sys.executable, '-m', 'arcadia', *sys.argv[1:]])\n"
+    )
+    cli = start("train", "CartPole-v1", "--run-dir", run, *SMALL, "--eval-episodes", 0, program=[str(script)])
+    cli.wait_for_learning(run)
+    folders = (run, run / "checkpoints")
+    for folder in folders:
+        folder.chmod(0o555)
+    complaint = "no checkpoint was written (Permission denied): training goes on"
+    cli.wait_until(lambda: cli.stdout.read_text().count(complaint) > 2, "warnings")
+    other = start("train", "CartPole-v1", "--run-dir", run / "inside", *SMALL, program=[str(script)])
+    assert other.end() == 2
+    assert re.fullmatch(r"arcadia: error: .*inside.* cannot be .*Permission denied.*\n", other.stderr.read_text())
+    before = env_steps(run)
+    for folder in folders:
+        folder.chmod(0o755)
+    cli.wait_until(lambda: env_steps(run) > before, "checkpoint")
+    stop(cli)
+    rows = [row["env_steps"] for row in read_metrics(run) if row["kind"] == "train"]
+    assert sum(steps > before for steps in rows) > 1, "rows of the time without checkpoints"
+    assert load_checkpoint(newest_checkpoint(run)).env_steps == rows[-1]
+
+
 def test_lines_that_could_not_be_written_are_written_later_and_whole(tmp_path):
     warnings: list[str] = []
     path = tmp_path / "metrics.jsonl"

@@ -233,6 +233,39 @@ def test_a_checkpoint_with_a_valid_checksum_is_not_trusted_either(run, capsys, p
     assert "is not laid out as a checkpoint" in refused(run, capsys, ("resume",), ("eval",))
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("parameters", torch.zeros(1, 4)),
+        ("parameters", torch.zeros(4, dtype=torch.float16)),
+        ("statistics", torch.zeros(4, dtype=torch.float64)),
+        ("counters", torch.zeros(2, 5, dtype=torch.int64)),
+        ("counters", torch.zeros(2, 4)),
+        ("optimizer.square", torch.zeros(1, 10**6)),
+        ("optimizer.square", torch.zeros(0, 4)),
+        ("optimizer.square", torch.zeros(())),
+        ("picture", torch.zeros(1, 4, dtype=torch.uint8)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.dtype} {tuple(value.shape)}",
+)
+def test_a_checkpoint_is_refused_by_its_header(tmp_path, name, tensor):
+    """Nothing of the tensors is read: the checksum, which is wrong here too, would be the complaint."""
+    good = {
+        "parameters": torch.zeros(4),
+        "statistics": torch.zeros(2, 3, dtype=torch.float64),
+        "counters": torch.zeros(2, 4, dtype=torch.int64),
+        "optimizer.step": torch.zeros(1),
+    }
+    path = tmp_path / "checkpoint.safetensors"
+    metadata = {"progress": "{}", "sha256": "0"}
+    safetensors.torch.save_file(good, path, metadata)
+    with pytest.raises(UserError, match="its checksum differs"):
+        load_checkpoint(path)
+    safetensors.torch.save_file(good | {name: tensor}, path, metadata)
+    with pytest.raises(UserError, match=r"is not a readable checkpoint \(ValueError: not "):
+        load_checkpoint(path)
+
+
 def test_a_checkpoint_with_a_wild_score_is_resumed(run, capsys):
     """A glitch of physics may score 1e17: that is no reason to lose the run."""
     newest = load_checkpoint(every_checkpoint(run)[-1])
@@ -413,6 +446,11 @@ def test_a_report_leaves_out_rows_that_are_none(run, tmp_path, row):
     with open(run / "metrics.jsonl", "a") as file:
         file.write(json.dumps(counters | row) + "\n")
     assert main(["report", str(run), "--output", str(tmp_path / "page")]) == 0
+
+
+def test_metrics_of_absurd_size_are_not_read(run, capsys):
+    os.truncate(run / "metrics.jsonl", 2**40)
+    assert "metrics.jsonl cannot be read (1,099,511,627,776 bytes" in refused(run, capsys, ("report",))
 
 
 @pytest.mark.parametrize("value", [10**400, float("nan"), None, "1", [1]])

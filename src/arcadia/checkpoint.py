@@ -100,7 +100,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     } | {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer_state.items()}
     progress = json.dumps(checkpoint.progress)
     metadata = {"progress": progress, "sha256": _digest(tensors, progress), "arcadia": arcadia.__version__}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    write_atomically(path, [safetensors.torch.save(tensors, metadata)])
 
 
 def _digest(tensors: dict[str, Tensor], progress: str) -> str:
@@ -123,7 +123,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{size:,} bytes are more than any checkpoint has")
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            _check_layout({name: file.get_slice(name) for name in names})
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata()
         text = metadata["progress"]
         if len(text) > MAX_PROGRESS_BYTES or _digest(tensors, text) != metadata["sha256"]:
@@ -140,20 +142,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:200]})") from None
-    if not (
-        _is_progress(progress)
-        and checkpoint.parameters.dtype == torch.float32
-        and checkpoint.parameters.dim() == 1
-        and checkpoint.statistics.dtype == torch.float64
-        and checkpoint.statistics.dim() == 2
-        and checkpoint.counters.dtype == torch.int64
-        and checkpoint.counters.dim() == 2
-        and checkpoint.counters.shape[1] == 4
-        and bool(((checkpoint.counters >= 0) & (checkpoint.counters < MAX_COUNT)).all())
-        and all(tensor.dim() >= 1 and len(tensor) > 0 for tensor in checkpoint.optimizer_state.values())
-    ):
+    counters = checkpoint.counters
+    if not (_is_progress(progress) and bool(((counters >= 0) & (counters < MAX_COUNT)).all())):
         raise UserError(f"{path} is not laid out as a checkpoint")
     return checkpoint
+
+
+def _check_layout(tensors: dict[str, Any]) -> None:
+    """Raise ValueError if the header of a file is not that of a checkpoint; nothing of the tensors is read."""
+    layout = {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in tensors.items()}
+    match layout.pop("parameters"), layout.pop("statistics"), layout.pop("counters"):
+        case ("F32", (size,)), ("F64", (_, _)), ("I64", (_, 4)):
+            for dtype, (copies, *rest) in layout.values():
+                if dtype != "F32" or not copies or rest not in ([], [size]):
+                    raise ValueError("not the optimizer state of one")
+        case _:
+            raise ValueError("not the tensors of one")
 
 
 def _is_progress(progress: Any) -> bool:

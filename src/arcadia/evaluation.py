@@ -257,7 +257,7 @@ def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
     path = run / "evaluations" / f"{evaluation_name(result)}-{result['episodes']}.json"
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+        write_atomically(path, [(json.dumps(result, indent=2) + "\n").encode()])
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): copy the run to where it can") from None
     return path

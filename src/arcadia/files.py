@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ MAX_JSON_BYTES = 2**20
 RETRY_SECONDS = 1.0
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary name, synced to disk before it gets its own."""
+def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file, part by part, through a temporary name, synced to disk before it gets its own."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

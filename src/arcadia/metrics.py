@@ -23,6 +23,7 @@ from arcadia.types import Episode, UpdateReport, UserError, summary_of
 WINDOW = 100  # episodes in the running mean score
 X_AXES = ("env_steps", "frames", "updates", "seconds", "worker")  # of a row: not shown themselves
 MAX_FIGURE = 1e300
+MAX_METRICS_BYTES = 2**30  # read at once
 AVERAGE_DECAY = 0.9  # of the exponential average of scores, per episode
 
 
@@ -192,7 +193,7 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
 
     path = run / "wandb_id"
     if not path.exists():
-        write_atomically(path, uuid.uuid4().hex.encode())
+        write_atomically(path, [uuid.uuid4().hex.encode()])
     with open(path, "rb") as file:
         identity = file.read(64).decode(errors="replace")
     if not re.fullmatch("[0-9a-f]{32}", identity):
@@ -221,17 +222,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
     Raises:
         OSError: there is none, or it cannot be read.
+        ValueError: it has more than MAX_METRICS_BYTES.
     """
-    rows = []
-    with open(run / "metrics.jsonl", "rb") as file:
+    path = run / "metrics.jsonl"
+    if (size := path.stat().st_size) > MAX_METRICS_BYTES:
+        raise ValueError(f"{size:,} bytes, of which at most {MAX_METRICS_BYTES:,} are read")
+    return list(_rows(path))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, "rb") as file:
         for line in iter(lambda: file.readline(MAX_JSON_BYTES), b""):
             try:
                 row = parse_json(line)
             except ValueError:
                 continue
             if _is_row(row):
-                rows.append(row)
-    return rows
+                yield row
 
 
 def _is_row(row: Any) -> bool:
@@ -246,5 +253,5 @@ def _is_row(row: Any) -> bool:
 
 def _cut(path: Path, env_steps: int) -> None:
     """Drop the rows after `env_steps`, and lines that are no rows."""
-    rows = [row for row in read_metrics(path.parent) if row["env_steps"] <= env_steps]
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    rows = (row for row in _rows(path) if row["env_steps"] <= env_steps)
+    write_atomically(path, (json.dumps(row).encode() + b"\n" for row in rows))

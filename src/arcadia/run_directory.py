@@ -41,7 +41,7 @@ def new_run(run: Path, config: TrainConfig) -> Iterator[None]:
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write config.json: the settings, and what they run with here."""
     description = {"config": config.to_dict(), "versions": _versions(), "commit": _commit()}
-    write_atomically(run / "config.json", (json.dumps(description, indent=2) + "\n").encode())
+    write_atomically(run / "config.json", [(json.dumps(description, indent=2) + "\n").encode()])
 
 
 def load_config(run: Path) -> TrainConfig:

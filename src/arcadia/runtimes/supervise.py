@@ -152,15 +152,15 @@ class Supervisor:
             self._last_metrics = now
             self._write_metrics()
         if now - self._last_checkpoint >= self._config.runtime.checkpoint_seconds:
-            self._try_to_save()
+            self._try_to_save("no checkpoint was written ({}): training goes on")
             self._last_checkpoint = time.monotonic()
         return self._stop_reason()
 
-    def _try_to_save(self) -> bool:
+    def _try_to_save(self, complaint: str) -> bool:
         try:
             self.checkpoint()
         except OSError as error:
-            self._display.warning(f"no checkpoint was written ({error.strerror}): training goes on")
+            self._display.warning(complaint.format(error.strerror))
             return False
         return True
 
@@ -185,7 +185,7 @@ class Supervisor:
 
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
-        is_saved = self._try_to_save()
+        is_saved = self._try_to_save("the last checkpoint was not written ({})")
         if reason == "failure" and self._skipped_updates:
             self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
