@@ -7,8 +7,11 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import arcadia
+from arcadia.checkpoint import load_newest
+from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env
 from arcadia.run_directory import load_config
@@ -136,6 +139,68 @@ def test_an_action_that_was_left_out_is_counted(tmp_path: Path) -> None:
     assert actions == {1, 2, 3, 4, 5}
 
 
+class Wide(nn.Module):
+    """One layer with 3 x D + 3 parameters."""
+
+    def __init__(self, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(observation_shape[0], 3)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.linear(observation).tanh()
+
+
+def normalised(observation_shape: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Linear(observation_shape[0], 3), nn.BatchNorm1d(3))
+
+
+def too_narrow(observation_shape: tuple[int, ...]) -> nn.Module:
+    return nn.Linear(observation_shape[0] + 1, 3)
+
+
+def transposed(observation_shape: tuple[int, ...]) -> nn.Module:
+    return nn.Unflatten(1, (1, observation_shape[0]))
+
+
+def test_a_torso_of_ones_own_is_trained_resumed_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    settings = SMALL | {"runtime": "hogwild", "num_workers": 2, "total_steps": 2000, "eval_episodes": 1}
+    arcadia.train("CartPole-v1", make_torso=Wide, run_dir=run, **settings)
+    before = load_newest(run)[1]
+    assert len(before.parameters) == (4 * 3 + 3) + (3 * 2 + 2) + (3 + 1), "torso, policy, value"
+    arcadia.resume(run, make_torso=Wide, total_steps=6000)
+    after = load_newest(run)[1]
+    assert after.env_steps >= 6000
+    assert (after.parameters - before.parameters)[: 4 * 3].abs().min() > 0, "the torso learns"
+    assert len(arcadia.evaluate(run, episodes=3, make_torso=Wide)["scores"]) == 3
+    assert int(arcadia.load(run, make_torso=Wide).act(np.zeros(4))) in (0, 1)
+    for load in (arcadia.load, arcadia.evaluate, arcadia.resume):
+        with pytest.raises(UserError, match="torso custom is a class of the caller's: give make_torso"):
+            load(run)
+    assert main(["eval", str(run)]) == 2
+    assert "give make_torso" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make_torso", "message"),
+    [
+        (normalised, "make_torso: 1 keeps running statistics"),
+        (too_narrow, r"make_torso: no features for \[2, \*\(4,\)\]: RuntimeError: mat1 and mat2"),
+        (transposed, r"make_torso: features must have shape \[2, size\], got \(2, 1, 4\)"),
+        (lambda shape: nn.Flatten(), "make_torso must be a function of a module"),
+    ],
+)
+def test_a_torso_that_cannot_be_used_is_refused(tmp_path: Path, make_torso: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        arcadia.train("CartPole-v1", make_torso=make_torso, run_dir=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_names_what_it_can_change(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resume cannot change lr; it can change num_workers, "):
+        arcadia.resume(train(tmp_path / "run"), lr=0.1)
+
+
 def test_importing_the_package_is_cheap() -> None:
     code = "import sys, arcadia; assert arcadia.__version__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -149,6 +214,13 @@ def test_the_example_with_an_environment_of_ones_own(tmp_path: Path) -> None:
     score = float(next(line for line in lines if line.startswith("mean score")).split(": ")[1])
     assert score == pytest.approx(1 - 9 * 0.01, abs=0.005), "ten steps to the door"
     assert "the door was reached in 10 steps" in lines
+
+
+def test_the_example_with_a_torso_of_ones_own(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "custom_torso.py"), "0.2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "mean score of 5 games: -2" in result.stdout
 
 
 def test_the_example_of_a_gymnasium_loop(tmp_path: Path) -> None:

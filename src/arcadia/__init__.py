@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcadia.api import Agent, evaluate, load, train
+    from arcadia.api import Agent, evaluate, load, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "evaluate", "load", "train"]
+__all__ = ["Agent", "evaluate", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

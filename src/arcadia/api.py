@@ -1,14 +1,16 @@
 """Arcadia from Python: what the command line does, and an agent to play with."""
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, make_vector_env, repeats_itself
+from arcadia.config import EnvConfig, TrainConfig
+from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, make_vector_env, repeats_itself
 from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
@@ -17,13 +19,19 @@ from arcadia.recipes import default_recipe
 from arcadia.recipes import recipe as find_recipe
 from arcadia.run_directory import load_config
 from arcadia.runtimes import TrainResult
+from arcadia.runtimes import resume as resume_training
 from arcadia.runtimes import train as run_training
 from arcadia.types import Actions, Observations, UserError
 from arcadia.validation import with_settings
 
 
 def train(
-    env: str, *, recipe: str | None = None, make_env: EnvFactory = make_vector_env, **settings: Any
+    env: str,
+    *,
+    recipe: str | None = None,
+    make_env: EnvFactory = make_vector_env,
+    make_torso: TorsoFactory | None = None,
+    **settings: Any,
 ) -> TrainResult:
     """Train a new agent, as `arcadia train` does; the result names the run directory.
 
@@ -34,28 +42,74 @@ def train(
         recipe: default: our tuned one for the environment.
         make_env: builds environments of your own; a function of a module, for workers import it by name. `env` is then
             a name that no other environment has.
+        make_torso: builds a torso of your own instead of the setting `torso`: a class, or a function of a module, that
+            takes the shape of an observation and returns a module, [N, *shape] -> [N, size]. Its parameters and inputs
+            are of the run's `dtype`. Whoever loads the run gives it again.
         settings: by their names on the command line: seed=2, lr=3e-4, num_steps=20, total_minutes=5, run_dir="runs/x".
 
     Raises:
-        UserError: a setting or the environment is unusable.
+        UserError: a setting, the environment or the torso is unusable.
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
     if make_env is not make_vector_env:
-        _check_own(env, make_env)
+        _check_importable("make_env", make_env)
+        _check_name(env)
         recipe = recipe or "control"
     recipe = recipe or default_recipe(env)
-    return run_training(with_settings(find_recipe(recipe).config, settings | {"env": env}), make_env=make_env)
+    if make_torso is not None:
+        _check_importable("make_torso", make_torso)
+        settings["torso"] = "custom"
+    config = with_settings(find_recipe(recipe).config, settings | {"env": env})
+    return run_training(config, make_env=_with_torso(make_env, make_torso))
 
 
-def _check_own(env: str, make_env: EnvFactory) -> None:
-    """Raise UserError where an environment of the caller's own could be taken for another, or not reach a worker."""
-    if "<" in getattr(make_env, "__qualname__", ""):
-        raise UserError("make_env must be a function of a module, not a lambda or one inside another function")
+def resume(
+    run: str | Path, *, make_env: EnvFactory = make_vector_env, make_torso: TorsoFactory | None = None, **settings: Any
+) -> TrainResult:
+    """Continue a run from its newest checkpoint, as `arcadia resume` does.
+
+    Args:
+        settings: those that `arcadia resume` can change, such as total_steps or num_workers.
+
+    Raises:
+        UserError: the run, its checkpoint or a setting is unusable.
+        ProcessError, DivergedError: as in `train`.
+    """
+    known = {name for name in inspect.signature(resume_training).parameters if name not in ("run", "make_env")}
+    if unknown := settings.keys() - known:
+        raise UserError(f"resume cannot change {min(unknown)}; it can change {', '.join(sorted(known))}")
+    return resume_training(Path(run), make_env=_with_torso(make_env, make_torso), **settings)
+
+
+def _check_importable(name: str, factory: object) -> None:
+    if "<" in getattr(factory, "__qualname__", ""):
+        raise UserError(f"{name} must be a function of a module, not a lambda or one inside another function")
+
+
+def _check_name(env: str) -> None:
+    """Raise UserError where an environment of the caller's own could be taken for another."""
     try:
         repeats_itself(env)
     except UserError:
         return
     raise UserError(f"env {env!r} is an environment that Arcadia knows: give yours another name")
+
+
+@dataclass(frozen=True)
+class _WithTorso:
+    """Builds environments whose models have a torso of the caller's; workers get it by name."""
+
+    make_env: EnvFactory
+    make_torso: TorsoFactory
+
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+        env = self.make_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        env.spec = env.spec._replace(make_torso=self.make_torso)
+        return env
+
+
+def _with_torso(make_env: EnvFactory, make_torso: TorsoFactory | None) -> EnvFactory:
+    return make_env if make_torso is None else _WithTorso(make_env, make_torso)
 
 
 def evaluate(
@@ -70,12 +124,14 @@ def evaluate(
     noop_max: int | None = None,
     on_progress: Callable[[int], None] = lambda finished: None,
     make_env: EnvFactory = make_vector_env,
+    make_torso: TorsoFactory | None = None,
 ) -> dict[str, Any]:
     """Play whole games with a run's newest or best parameters; return mean, interval, scores and so on.
 
     Args:
         env: another id of the run's game, for its protocol, such as sticky actions.
         noop_max: an Atari game starts with fewer than this many random no-ops.
+        make_env, make_torso: as the run was trained with.
 
     Raises:
         UserError: the run or its checkpoint is unusable, or an argument is out of range.
@@ -90,18 +146,26 @@ def evaluate(
         env=env,
         noop_max=noop_max,
         on_progress=on_progress,
-        make_env=make_env,
+        make_env=_with_torso(make_env, make_torso),
     ).result
 
 
-def load(run: str | Path, *, best: bool = False, seed: int = 0, make_env: EnvFactory = make_vector_env) -> "Agent":
+def load(
+    run: str | Path,
+    *,
+    best: bool = False,
+    seed: int = 0,
+    make_env: EnvFactory = make_vector_env,
+    make_torso: TorsoFactory | None = None,
+) -> "Agent":
     """Return the agent of a run, with its newest or best parameters.
 
     Raises:
         UserError: the run or its checkpoint is unusable.
     """
     config = load_config(Path(run))
-    return Agent(config, load_run_snapshot(Path(run), best=best)[1], seed=seed, make_env=make_env)
+    snapshot = load_run_snapshot(Path(run), best=best)[1]
+    return Agent(config, snapshot, seed=seed, make_env=_with_torso(make_env, make_torso))
 
 
 class Agent:

@@ -52,9 +52,10 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    torso: Literal["a3c", "a3c_bn", "nature", "nature_2", "narrow_8", "narrow_16", "max_pool", "mlp"] = "a3c"
+    torso: Literal["a3c", "a3c_bn", "nature", "nature_2", "narrow_8", "narrow_16", "max_pool", "mlp", "custom"] = "a3c"
     """Convolutions of the A3C paper (a3c_bn: wider, batch-normalised), of the Nature DQN paper (nature_2: its first
-    two), of the published systems (narrow_8, narrow_16, max_pool), or a multi-layer perceptron."""
+    two), of the published systems (narrow_8, narrow_16, max_pool), a multi-layer perceptron, or the caller's own
+    (make_torso, from Python)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the MLP torso's layers."""
     activation: Literal["tanh", "relu", "leaky_relu"] = "tanh"

@@ -2,13 +2,14 @@
 
 from arcadia.envs.factory import game_of, make_camera, make_vector_env, repeats_itself, spec_of
 from arcadia.envs.gym import GymVectorEnv
-from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
+from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, TorsoFactory, VectorEnv
 
 __all__ = [
     "Camera",
     "EnvFactory",
     "EnvSpec",
     "GymVectorEnv",
+    "TorsoFactory",
     "VectorEnv",
     "game_of",
     "make_camera",

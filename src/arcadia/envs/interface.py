@@ -1,21 +1,27 @@
 """What the rest of Arcadia knows about environments."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from torch import nn
 
 from arcadia.config import EnvConfig
 from arcadia.types import Actions, Observations, Picture, Timestep
 
+TorsoFactory = Callable[[tuple[int, ...]], nn.Module]
+"""Builds a torso for observations of a shape: [N, *shape] -> [N, torso.size]."""
+
 
 class EnvSpec(NamedTuple):
-    """Shapes that a model is built from."""
+    """What a model is built from."""
 
     observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
     num_actions: int  # A choices or, of continuous actions, D dimensions
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
     is_continuous: bool = False
+    make_torso: TorsoFactory | None = None  # the caller's own
 
     @property
     def is_image(self) -> bool:

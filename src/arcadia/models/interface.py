@@ -10,7 +10,7 @@ from arcadia.models.cores import build_core
 from arcadia.models.heads import HEAD_GAIN, ValueHead, build_policy_head
 from arcadia.models.initialize import head_rows, xavier
 from arcadia.models.normalize import ObservationNormalizer, RewardNormalizer
-from arcadia.models.torsos import CONV_TORSOS, ConvTorso, MLPTorso
+from arcadia.models.torsos import CONV_TORSOS, ConvTorso, CustomTorso, MLPTorso
 from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate, UserError
 
 BATCH_NORM_DECAY = 0.99  # of the running statistics, per rollout
@@ -24,7 +24,8 @@ class Tower(nn.Module):
         torso = _build_torso(config, spec)
         core = build_core(config.core, torso.size, config.core_size)
         if config.initialization == "xavier":
-            xavier(torso)
+            if config.torso != "custom":
+                xavier(torso)
             xavier(core)
         self.torso, self.core = torso.to(dtype), core
         self.size, self.state_size = core.size, core.state_size
@@ -163,7 +164,11 @@ class ActorCritic(nn.Module):
             layer.is_recording = False
 
 
-def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso:
+def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso | CustomTorso:
+    if config.torso == "custom":
+        if spec.make_torso is None:
+            raise UserError("torso custom is a class of the caller's: give make_torso, from Python")
+        return CustomTorso(spec.observation_shape, spec.make_torso)
     if config.torso == "mlp":
         return MLPTorso(spec.observation_shape, config.hidden_sizes, config.activation)
     if not spec.is_image:

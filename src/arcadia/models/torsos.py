@@ -4,11 +4,13 @@ import itertools
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from arcadia.envs import TorsoFactory
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
-from arcadia.types import UserError
+from arcadia.types import UserError, summary_of
 
 
 class Convolution(NamedTuple):
@@ -108,6 +110,38 @@ class MLPTorso(nn.Module):
             modules += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*modules)
         self.size = sizes[-1]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        features: Tensor = self.layers(observation)
+        return features
+
+
+class CustomTorso(nn.Module):
+    """A torso of the caller's.
+
+    Args:
+        make: builds it: [N, *input_shape] -> [N, size].
+
+    Raises:
+        UserError: it cannot be used.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], make: TorsoFactory) -> None:
+        super().__init__()
+        self.layers = make(input_shape)
+        for name, module in self.layers.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise UserError(
+                    f"make_torso: {name} keeps running statistics, which workers would not share: use LayerNorm or "
+                    "GroupNorm instead"
+                )
+        try:
+            features = self.layers(torch.zeros(2, *input_shape))
+        except Exception as error:  # whatever the caller's own code raises
+            raise UserError(f"make_torso: no features for [2, *{input_shape}]: {summary_of(error)}") from error
+        if features.dim() != 2 or len(features) != 2:
+            raise UserError(f"make_torso: features must have shape [2, size], got {tuple(features.shape)}")
+        self.size = features.shape[1]
 
     def forward(self, observation: Tensor) -> Tensor:
         features: Tensor = self.layers(observation)
