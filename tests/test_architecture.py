@@ -25,6 +25,7 @@ LAYERS = (
     ("worker", "checkpoint"),
     ("player",),
     ("evaluation", "video"),
+    ("films",),
     ("runtimes", "report"),
     ("bench", "api"),
     ("cli",),

@@ -184,13 +184,18 @@ def test_a_window_and_a_missing_screen(
     assert not (run / "videos").exists(), "--render alone writes no file"
 
 
-def test_play_and_eval_write_videos_into_the_run(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_play_and_eval_write_videos_into_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     assert main(["play", str(run)]) == 0
     (video,) = (run / "videos").iterdir()
-    output = capsys.readouterr().out
+    output, errors = capfd.readouterr()
+    assert "XDG_RUNTIME_DIR" not in errors, "nobody wants a screen"
     assert f"{video}: score " in output
     assert main(["eval", str(run), "--episodes", "5", "--videos", "--greedy"]) == 0
-    output = capsys.readouterr().out
+    output = capfd.readouterr().out
     scores = [float(line.split("score ")[1].split(",")[0]) for line in output.splitlines() if ".mp4" in line]
     assert len(scores) == 3
     assert scores == sorted(scores)

@@ -166,6 +166,8 @@ class RuntimeConfig:
     """Share of the machine's processors that the evaluator may use (hogwild)."""
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""
+    video_updates: int | None = None
+    """Updates between videos of a sampled game in RUN/videos/, which the evaluator makes in its share of time."""
     max_restarts: int = 100
     """How often a worker or the evaluator that died or hung is started again, each of them (hogwild)."""
     heartbeat_seconds: float = 60.0

@@ -63,6 +63,7 @@ _BOUNDS = {
     "eval_episodes": _Bounds(0, 1000),
     "eval_cpu_share": _Bounds(0, 1, open_low=True),
     "eval_updates": _Bounds(1, 1e15),
+    "video_updates": _Bounds(1, 1e15),
     "max_restarts": _Bounds(0, 1e9),
     "heartbeat_seconds": _Bounds(0, 1e9, open_low=True),
 }
@@ -108,6 +109,8 @@ def validate(config: TrainConfig) -> None:
     for name, number in (("stop_score", runtime.stop_score), ("reward_floor", env.reward_floor)):
         if number is not None and not abs(number) < 1e15:
             raise UserError(f"{name} must lie between -1e15 and 1e15, got {_shown(number)}")
+    if runtime.video_updates is not None and not runtime.eval_episodes:
+        raise UserError("video_updates needs the evaluator, which makes the videos: give eval_episodes of 1 or more")
     if loss.num_epochs * loss.num_minibatches > 1 and loss.clip_range is None:
         raise UserError(
             f"num_epochs {loss.num_epochs} with num_minibatches {loss.num_minibatches} reuses data: "

@@ -1,5 +1,6 @@
 """Videos of recorded games: the picture, and beside it what the agent decides and expects."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -49,6 +50,11 @@ def check_video_path(path: Path) -> None:
         raise UserError(f"video {path} cannot be written ({error.strerror}): give another path") from None
     if path.is_dir():
         raise UserError(f"video {path} is a folder: give another path")
+    check_video_extra()
+
+
+def check_video_extra() -> None:
+    """Raise UserError where the extra that makes videos is missing."""
     try:
         import imageio_ffmpeg  # noqa: F401
         import PIL  # noqa: F401
@@ -73,14 +79,28 @@ def record(
         UserError: the path, the environment or this machine does not allow it.
     """
     check_video_path(path)
-    camera = make_camera(config, num_envs=recording.num_envs, seed=recording.seed)
+    with _no_screen():
+        camera = make_camera(config, num_envs=recording.num_envs, seed=recording.seed)
+        try:
+            return _write(path, _pages(config, camera, recording, game), camera.steps_per_s, on_progress)
+        except OSError as error:
+            reason = error.strerror or "ffmpeg failed"
+            raise UserError(f"video {path} cannot be written ({reason}): give another path") from None
+        finally:
+            camera.close()
+
+
+@contextlib.contextmanager
+def _no_screen() -> Iterator[None]:
+    """Keep SDL, with which classic control draws its pictures, from looking and complaining about a screen."""
+    if "SDL_VIDEODRIVER" in os.environ:
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
     try:
-        return _write(path, _pages(config, camera, recording, game), camera.steps_per_s, on_progress)
-    except OSError as error:
-        reason = error.strerror or "ffmpeg failed"
-        raise UserError(f"video {path} cannot be written ({reason}): give another path") from None
+        yield
     finally:
-        camera.close()
+        del os.environ["SDL_VIDEODRIVER"]
 
 
 def show(config: EnvConfig, recording: Recording, game: Game) -> None:

@@ -14,6 +14,7 @@ from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, gro
 from arcadia.types import UserError
 
 MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
+MAX_VIDEOS = 12  # of a run
 NUM_RESAMPLES = 2000
 
 
@@ -74,7 +75,7 @@ def _section(env: str, runs: list[Run], output: Path) -> dict[str, Any]:
         "health": svg(health(groups), f"{env} health"),
         "runs": [_run(run) for run in runs],
         "differences": differences(runs),
-        "videos": [_video(video) for run in runs for video in sorted((run.path / "videos").glob("[!.]*.mp4"))],
+        "videos": [_video(video) for run in runs for video in _newest_videos(run)],
     }
 
 
@@ -115,6 +116,12 @@ def _run(run: Run) -> dict[str, Any]:
         "staleness": float(np.nanmean(run.column("staleness"))) if np.isfinite(run.column("staleness")).any() else None,
         "skipped": run.skipped_updates,
     }
+
+
+def _newest_videos(run: Run) -> list[Path]:
+    """Return the newest of a run's videos, by name."""
+    videos = sorted((run.path / "videos").glob("[!.]*.mp4"), key=lambda path: path.stat().st_mtime)
+    return sorted(videos[-MAX_VIDEOS:])
 
 
 def _video(path: Path) -> dict[str, str]:

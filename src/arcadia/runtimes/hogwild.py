@@ -1,5 +1,6 @@
 """Workers in spawned processes that update the shared parameters without a lock, and an evaluator beside them."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any, cast
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.evaluation import PeriodicEvaluator
+from arcadia.films import Film, PeriodicFilms
 from arcadia.models import FlatParameters
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
@@ -28,7 +30,7 @@ EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 FRUITLESS_STARTS = 3  # of one process in a row that failed by itself within FRUITFUL_STEPS: its failure is no accident
 FRUITFUL_STEPS = 100
 
-Message = list[UpdateReport] | Evaluation
+Message = list[UpdateReport] | Evaluation | Film
 
 
 def num_cores() -> int:
@@ -116,11 +118,14 @@ class _RestartLimit:
 
 
 def _record(message: Message, supervisor: Supervisor) -> None:
-    if isinstance(message, Evaluation):
-        supervisor.record_evaluation(message)
-        return
-    for report in message:
-        supervisor.record(report)
+    match message:
+        case Evaluation():
+            supervisor.record_evaluation(message)
+        case Film():
+            supervisor.record_film(message)
+        case reports:
+            for report in reports:
+                supervisor.record(report)
 
 
 class _WatchedEnv:
@@ -178,16 +183,30 @@ def _work(
         context.send(reports)
 
 
+class _RunOver(Exception):  # noqa: N818 - no error
+    """Ends the evaluator, whatever it is doing."""
+
+
 def _evaluate(context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, restart: int) -> None:
     os.nice(EVALUATOR_NICENESS)
     snapshot = partial(take_snapshot, state)
+    films = PeriodicFilms(config, make_env, state.counter(UPDATES))
     evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS, restart=restart)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
     started, used_before = time.monotonic(), time.process_time()
-    while not context.should_stop():
+
+    def rest(seconds: float = 0.0) -> None:
+        """Sleep for so long, or longer where more than the budget is used."""
         context.beat()
-        for evaluation in evaluator.step():
-            context.send(evaluation)
+        if context.should_stop():
+            raise _RunOver
         ahead = (time.process_time() - used_before) / budget - (time.monotonic() - started)
-        if ahead > 0 or evaluator.is_idle:
-            time.sleep(min(max(ahead, 0.05), POLL_SECONDS))
+        time.sleep(min(max(ahead, seconds), POLL_SECONDS))
+
+    with contextlib.suppress(_RunOver):
+        while True:
+            for evaluation in evaluator.step():
+                context.send(evaluation)
+                if not evaluation.greedy and (film := films.film(evaluation.snapshot, rest)) is not None:
+                    context.send(film)
+            rest(0.05 if evaluator.is_idle else 0.0)

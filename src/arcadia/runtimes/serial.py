@@ -5,6 +5,7 @@ import traceback
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
 from arcadia.evaluation import PeriodicEvaluator
+from arcadia.films import PeriodicFilms
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.runtimes.ending import StopReason
 from arcadia.runtimes.supervise import Supervisor
@@ -35,6 +36,7 @@ def _run(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_e
     evaluator = None
     if runtime.eval_episodes:
         evaluator = PeriodicEvaluator(config, make_env, lambda: take_snapshot(state), restart=supervisor.restarts)
+    films = PeriodicFilms(config, make_env, state.counter(UPDATES))
     evaluations = state.counter(UPDATES) // runtime.eval_updates
     while True:
         for worker_ in workers:
@@ -47,3 +49,5 @@ def _run(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_e
             evaluations = due
             for evaluation in evaluator.run(should_stop=lambda: supervisor.is_interrupted):
                 supervisor.record_evaluation(evaluation)
+            if not supervisor.is_interrupted and (film := films.film(take_snapshot(state))) is not None:
+                supervisor.record_film(film)

@@ -25,6 +25,7 @@ from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
 from arcadia.types import UserError
 from arcadia.validation import validate
+from arcadia.video import check_video_extra
 
 MAX_ROLLOUT_BYTES = 2**37
 
@@ -43,6 +44,8 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     """
     validate(config)
     check_wandb(config)
+    if config.runtime.video_updates is not None:
+        check_video_extra()
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory

@@ -18,6 +18,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import TrainConfig
 from arcadia.evaluation import summarize
+from arcadia.films import Film
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
@@ -141,6 +142,14 @@ class Supervisor:
             f"{where}, {summary['episodes']} {mode} games: mean {summary['mean']:.2f} "
             f"(min {summary['min']:.0f}, max {summary['max']:.0f})" + (", best so far" if is_best else "")
         )
+
+    def record_film(self, film: Film) -> None:
+        """Say where a game filmed in training is."""
+        where = f"{duration(self.seconds)}  video at {film.env_steps:,} env_steps"
+        if film.problem:
+            self._display.warning(f"{where}: {film.problem}")
+        else:
+            self._display.line(f"{where}, score {film.score:g}: {film.path}")
 
     def tick(self) -> StopReason | None:
         """Log and checkpoint what is due; say whether and why the run should stop."""

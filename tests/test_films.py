@@ -1,0 +1,97 @@
+"""Videos of games as training goes on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from command import needs_proc
+from toy_envs import TOY, configure, make_constant_reward
+
+from arcadia.checkpoint import load_newest
+from arcadia.cli import main
+from arcadia.metrics import read_metrics
+from arcadia.runtimes import resume, train
+
+SMALL = {"num_envs": 2, "num_steps": 5, "num_epochs": 1, "num_minibatches": 1, "hidden_sizes": (4,), "eval_episodes": 1}
+
+
+def films(run: Path) -> list[Path]:
+    return sorted((run / "videos").iterdir())
+
+
+def test_serial_films_a_game_every_so_many_updates(tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = SMALL | {"runtime": "serial", "num_workers": 1, "eval_updates": 10, "video_updates": 25}
+    train(configure(TOY, "CartPole-v1", run, **settings, total_steps=600))
+    told = re.findall(r"video at ([\d,]+) env_steps, score (\d+): (.*)", capsys.readouterr().out)
+    rows = [row for row in read_metrics(run) if row["kind"] == "evaluation" and row["mode"] == "sampled"]
+    due = [row["env_steps"] for row in rows if row["updates"] in (30, 50)]  # evaluations come every 10
+    assert [int(steps.replace(",", "")) for steps, _, _ in told] == due
+    assert [path for _, _, path in told] == list(map(str, films(run)))
+    for _, score, path in told:
+        frames, _ = imageio_ffmpeg.count_frames_and_secs(path)
+        assert frames == int(score) + 1
+    resume(run, total_steps=900)
+    assert len(films(run)) == 3
+    assert "video at" in capsys.readouterr().out
+
+
+def test_films_change_nothing_of_what_is_learned(tmp_path):
+    parameters = []
+    for every in (None, 20):
+        run = tmp_path / str(every)
+        settings = SMALL | {"runtime": "serial", "num_workers": 1, "eval_updates": 10, "video_updates": every}
+        train(configure(TOY, "CartPole-v1", run, **settings, total_steps=600))
+        parameters.append(load_newest(run)[1].parameters)
+    assert films(run)
+    assert parameters[0].equal(parameters[1])
+
+
+@needs_proc
+def test_the_evaluator_films_beside_the_workers_and_stops_with_them(start, tmp_path):
+    run = tmp_path / "run"
+    options = ("--num-workers", 1, "--num-envs", 2, "--num-steps", 5, "--eval-episodes", 1, "--video-updates", 1)
+    cli = start("train", "CartPole-v1", "--run-dir", run, *options, "--total-steps", 10**12)
+    cli.wait_until(lambda: (run / "videos").exists() and len(list((run / "videos").glob("[!.]*"))) >= 2, "two videos")
+    cli.wait_until(lambda: bool(list((run / "videos").glob(".*"))), "third video")
+    os.kill(cli.process.pid, signal.SIGINT)
+    assert cli.end() == 130, cli.stderr.read_text()
+    cli.assert_nothing_is_left()
+    for video in films(run):
+        frames, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
+        assert f"score {frames - 1}: {video}" in cli.stdout.read_text()
+
+
+def test_what_cannot_be_filmed_is_told(tmp_path, capsys):
+    settings = SMALL | {"runtime": "serial", "num_workers": 1, "eval_updates": 10, "video_updates": 10}
+    train(configure(TOY, "toy", tmp_path / "run", **settings, total_steps=110), make_env=make_constant_reward)
+    assert re.search(r"video at \d+ env_steps: unknown environment 'toy'", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--video-updates", "0"], "video_updates must be >= 1 and"),
+        (["--video-updates", "5", "--eval-episodes", "0"], "video_updates needs the evaluator"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(tmp_path, capsys, options, message):
+    assert main(["train", "CartPole-v1", "--run-dir", str(tmp_path / "run"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_extra_is_named_before_training(tmp_path):
+    code = (
+        "import sys\nsys.modules['imageio_ffmpeg'] = None\nfrom arcadia.cli import main\n"
+        f"sys.exit(main(['train', 'CartPole-v1', '--video-updates', '9', '--run-dir', {str(tmp_path / 'run')!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == 'arcadia: error: videos need an extra: pip install "arcadia[video]"\n'
+    assert not (tmp_path / "run").exists()
