@@ -64,7 +64,7 @@ def bench(
     frames: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(ROUNDS):
-            env_only.append(_env_only(config, workers, num_envs, seconds / ROUNDS))
+            env_only.append(env_only_steps_per_s(config, workers, num_envs, seconds / ROUNDS))
             run = Path(folder) / str(round_)
             steps_per_s, frames_per_s = _train(run, config, recipe_name, workers, seconds / ROUNDS)
             training.append(steps_per_s)
@@ -94,7 +94,8 @@ def bench(
     }
 
 
-def _env_only(config: EnvConfig, num_workers: int, num_envs: int, seconds: float) -> float:
+def env_only_steps_per_s(config: EnvConfig, num_workers: int, num_envs: int, seconds: float) -> float:
+    """Return the decisions per second of random play in processes that do nothing else."""
     context = torch.multiprocessing.get_context("spawn")
     start = context.Barrier(num_workers)
     pipes, processes = [], []

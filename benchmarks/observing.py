@@ -1,0 +1,58 @@
+"""What it costs to look: training with everything on against everything off, and evaluation against the emulator alone.
+
+python benchmarks/observing.py RUN      # a run of Pong; on an idle machine
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import arcadia
+from arcadia.bench import env_only_steps_per_s
+from arcadia.run_directory import load_config
+
+PAIRS = 5
+SECONDS = 45
+WARM_UP_SECONDS = 15
+ON = ("--wandb", "offline", "--video-updates", "1000", "--checkpoint-seconds", "10")
+OFF = ("--eval-episodes", "0", "--checkpoint-seconds", "1000000", "--quiet")
+
+
+def train(run: Path, options: tuple[str, ...]) -> float:
+    """Run `arcadia train pong` for a while; return its env_steps per second after the start."""
+    command = [sys.executable, "-m", "arcadia", "train", "pong", "--run-dir", str(run), *options]
+    subprocess.run([*command, "--total-minutes", str(SECONDS / 60)], check=True, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "train" and row["seconds"] >= WARM_UP_SECONDS]
+    first, last = rows[0], rows[-2]  # the last is written after the workers have stopped
+    return float((last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"]))
+
+
+def main(run: Path) -> None:
+    """Print the two ratios, and what they are made of."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(PAIRS):
+            on, off = (train(Path(folder) / f"{name}-{pair}", options) for name, options in (("on", ON), ("off", OFF)))
+            ratios.append(on / off)
+            print(f"training: everything on {on:,.0f}, off {off:,.0f} env_steps/s: {on / off:.1%}", flush=True)
+    print(f"median {statistics.median(ratios):.1%}")
+    cores = os.cpu_count() or 1
+    config = load_config(run).env
+    before = env_only_steps_per_s(config, cores, config.num_envs or 16, 20)
+    started = time.perf_counter()
+    result = arcadia.evaluate(run, episodes=100)
+    seconds = time.perf_counter() - started
+    after = env_only_steps_per_s(config, cores, config.num_envs or 16, 20)
+    steps_per_s, ceiling = result["mean_length"] * result["episodes"] / seconds, (before + after) / 2
+    print(f"evaluation: 100 games in {seconds:.0f} s, {steps_per_s:,.0f} of {ceiling:,.0f} decisions/s: ", end="")
+    print(f"{steps_per_s / ceiling:.1%}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
