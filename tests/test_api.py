@@ -150,16 +150,39 @@ class Wide(nn.Module):
         return self.linear(observation).tanh()
 
 
-def normalised(observation_shape: tuple[int, ...]) -> nn.Module:
+def with_batch_norm(observation_shape: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(nn.Linear(observation_shape[0], 3), nn.BatchNorm1d(3))
+
+
+def with_dropout(observation_shape: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Linear(observation_shape[0], 30), nn.Dropout())
 
 
 def too_narrow(observation_shape: tuple[int, ...]) -> nn.Module:
     return nn.Linear(observation_shape[0] + 1, 3)
 
 
+def for_pixels(observation_shape: tuple[int, ...]) -> nn.Module:
+    channels, _height, _width = observation_shape
+    return nn.Conv2d(channels, 3, 3)
+
+
+def recurrent(observation_shape: tuple[int, ...]) -> nn.Module:
+    return nn.LSTM(observation_shape[0], 3)
+
+
+def no_module(observation_shape: tuple[int, ...]) -> object:
+    return sum
+
+
 def transposed(observation_shape: tuple[int, ...]) -> nn.Module:
     return nn.Unflatten(1, (1, observation_shape[0]))
+
+
+def transformer(observation_shape: tuple[int, ...]) -> nn.Module:
+    """Its attention cannot be traced for TensorBoard's graph."""
+    layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (observation_shape[0], 1)), nn.Linear(1, 8), layer, nn.Flatten())
 
 
 def test_a_torso_of_ones_own_is_trained_resumed_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,9 +207,13 @@ def test_a_torso_of_ones_own_is_trained_resumed_and_played(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("make_torso", "message"),
     [
-        (normalised, "make_torso: 1 keeps running statistics"),
-        (too_narrow, r"make_torso: no features for \[2, \*\(4,\)\]: RuntimeError: mat1 and mat2"),
-        (transposed, r"make_torso: features must have shape \[2, size\], got \(2, 1, 4\)"),
+        (with_batch_norm, "make_torso: features of the same observations change from call to call"),
+        (with_dropout, "make_torso: features of the same observations change from call to call"),
+        (for_pixels, r"make_torso: no features for observations \(4,\): ValueError: not enough values"),
+        (recurrent, r"make_torso: no features for observations \(4,\): AttributeError: 'tuple'"),
+        (no_module, r"make_torso: no features for observations \(4,\): AttributeError"),
+        (too_narrow, r"make_torso: no features for observations \(4,\): RuntimeError: mat1 and mat2"),
+        (transposed, r"make_torso: features of two observations must have shape \(2, size\), got \(2, 1, 4\)"),
         (lambda shape: nn.Flatten(), "make_torso must be a function of a module"),
     ],
 )
@@ -196,9 +223,29 @@ def test_a_torso_that_cannot_be_used_is_refused(tmp_path: Path, make_torso: obje
     assert not (tmp_path / "run").exists()
 
 
-def test_resume_names_what_it_can_change(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="resume cannot change lr; it can change num_workers, "):
-        arcadia.resume(train(tmp_path / "run"), lr=0.1)
+def test_a_torso_that_cannot_be_traced_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arcadia.train("CartPole-v1", make_torso=transformer, run_dir=tmp_path / "run", total_steps=100, **SMALL)
+    assert capsys.readouterr().out.count("TensorBoard gets no graph of the network") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.1}, "resume cannot change lr; it can change num_workers, "),
+        ({"total_steps": 1e6}, "config.runtime.total_steps must be int, got 1000000.0"),
+        ({"total_steps": "6000"}, "config.runtime.total_steps must be int, got '6000'"),
+        ({"make_torso": lambda shape: nn.Flatten()}, "make_torso must be a function of a module"),
+    ],
+)
+def test_resume_says_what_it_cannot_do_and_leaves_the_run_alone(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    run = train(tmp_path / "run")
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError, match=message):
+        arcadia.resume(run, **settings)
+    assert (run / "config.json").read_bytes() == before
+    assert arcadia.resume(run, total_steps=np.int64(400)).env_steps >= 400
 
 
 def test_importing_the_package_is_cheap() -> None:

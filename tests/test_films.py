@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -16,6 +17,7 @@ from arcadia.checkpoint import load_newest
 from arcadia.cli import main
 from arcadia.metrics import read_metrics
 from arcadia.runtimes import resume, train
+from arcadia.types import UserError
 
 SMALL = {"num_envs": 2, "num_steps": 5, "num_epochs": 1, "num_minibatches": 1, "hidden_sizes": (4,), "eval_episodes": 1}
 
@@ -62,15 +64,53 @@ def test_the_evaluator_films_beside_the_workers_and_stops_with_them(start, tmp_p
     os.kill(cli.process.pid, signal.SIGINT)
     assert cli.end() == 130, cli.stderr.read_text()
     cli.assert_nothing_is_left()
+    assert not list((run / "videos").glob(".*")), "what was half done is gone"
     for video in films(run):
         frames, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
         assert f"score {frames - 1}: {video}" in cli.stdout.read_text()
 
 
-def test_what_cannot_be_filmed_is_told(tmp_path, capsys):
+@needs_proc
+def test_ctrl_c_ends_a_film_in_serial(start, tmp_path):
+    """Its game does not end."""
+    run, program = tmp_path / "run", str(Path(__file__).with_name("toy_command.py"))
+    options = ("--runtime", "serial", "--num-workers", 1, "--num-envs", 2, "--num-steps", 5, "--eval-updates", 8)
+    settings = ("--eval-episodes", 1, "--video-updates", 8, "--hidden-sizes", 4, "--total-steps", 10**9)
+    cli = start("train", "Patient-v0", "--run-dir", run, *options, *settings, program=[program])
+    cli.wait_until((run / "videos").exists, "film")
+    time.sleep(2)
+    os.kill(cli.process.pid, signal.SIGINT)
+    asked = time.monotonic()
+    assert cli.end() == 130, cli.stderr.read_text()
+    assert time.monotonic() - asked < 5
+    assert not films(run)
+
+
+def test_a_film_that_cannot_be_written_is_told(tmp_path, capsys):
+    run = tmp_path / "run"
     settings = SMALL | {"runtime": "serial", "num_workers": 1, "eval_updates": 10, "video_updates": 10}
-    train(configure(TOY, "toy", tmp_path / "run", **settings, total_steps=110), make_env=make_constant_reward)
-    assert re.search(r"video at \d+ env_steps: unknown environment 'toy'", capsys.readouterr().out)
+    train(configure(TOY, "CartPole-v1", run, **settings, total_steps=50))
+    (run / "videos").write_text("no folder")
+    resume(run, total_steps=400)
+    assert "env_steps: [Errno 17] File exists" in capsys.readouterr().out
+
+
+def test_what_was_left_of_a_killed_film_is_removed(tmp_path):
+    run = tmp_path / "run"
+    settings = SMALL | {"runtime": "serial", "num_workers": 1, "eval_updates": 10, "video_updates": 10**6}
+    train(configure(TOY, "CartPole-v1", run, **settings, total_steps=50))
+    (run / "videos").mkdir()
+    (run / "videos" / ".training-000000000050.tmp.mp4").touch()
+    (run / "videos" / "kept.mp4").touch()
+    resume(run, total_steps=100)
+    assert films(run) == [run / "videos" / "kept.mp4"]
+
+
+def test_an_environment_without_pictures_is_refused(tmp_path):
+    config = configure(TOY, "toy", tmp_path / "run", runtime="serial", num_workers=1, video_updates=10)
+    with pytest.raises(UserError, match="video_updates: unknown environment 'toy'"):
+        train(config, make_env=make_constant_reward)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

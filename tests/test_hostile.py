@@ -244,7 +244,8 @@ def test_a_checkpoint_with_a_valid_checksum_is_not_trusted_either(run, capsys, p
         ("optimizer.square", torch.zeros(1, 10**6)),
         ("optimizer.square", torch.zeros(0, 4)),
         ("optimizer.square", torch.zeros(())),
-        ("picture", torch.zeros(1, 4, dtype=torch.uint8)),
+        ("optimizer.square", torch.zeros(1, 4, dtype=torch.uint8)),
+        ("picture", torch.zeros(1, 4)),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.dtype} {tuple(value.shape)}",
 )
@@ -262,7 +263,9 @@ def test_a_checkpoint_is_refused_by_its_header(tmp_path, name, tensor):
     with pytest.raises(UserError, match="its checksum differs"):
         load_checkpoint(path)
     safetensors.torch.save_file(good | {name: tensor}, path, metadata)
-    with pytest.raises(UserError, match=r"is not a readable checkpoint \(ValueError: not "):
+    with pytest.raises(
+        UserError, match=r"\(ValueError: its (tensors are|\S+ is) not (those|the optimizer state) of one\)"
+    ):
         load_checkpoint(path)
 
 
@@ -451,6 +454,12 @@ def test_a_report_leaves_out_rows_that_are_none(run, tmp_path, row):
 def test_metrics_of_absurd_size_are_not_read(run, capsys):
     os.truncate(run / "metrics.jsonl", 2**40)
     assert "metrics.jsonl cannot be read (1,099,511,627,776 bytes" in refused(run, capsys, ("report",))
+    assert "metrics.jsonl cannot be continued (1,099,511,627,776 bytes" in refused(run, capsys, ("resume",))
+
+
+def test_no_more_rows_are_kept_than_memory_allows(run, capsys, monkeypatch):
+    monkeypatch.setattr("arcadia.metrics.MAX_ROWS_BYTES", 1000)
+    assert "metrics.jsonl cannot be read (more than 1,000 bytes of rows)" in refused(run, capsys, ("report",))
 
 
 @pytest.mark.parametrize("value", [10**400, float("nan"), None, "1", [1]])

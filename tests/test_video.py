@@ -249,6 +249,19 @@ def test_recording_keeps_the_scores(run: Path) -> None:
     assert {game.env for game in recorded.recording.games} == {0, 1}
 
 
+def test_a_torn_video_is_no_video(run: Path, tmp_path: Path) -> None:
+    """ffmpeg is stopped by a limit of the size of files, and keeps quiet about it."""
+    code = (
+        "import resource, sys\nfrom arcadia.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        f"sys.exit(main(['play', {str(run)!r}, '--video', 'x.mp4']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "arcadia: error: video x.mp4 cannot be written (ffmpeg failed)" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_gif_of_a_fast_environment_shows_fewer_frames(run: Path, tmp_path: Path, monkeypatch) -> None:
     """Browsers show more than 50 frames a second at 10."""
     monkeypatch.setattr("arcadia.video.MAX_GIF_FPS", 20.0)

@@ -44,20 +44,19 @@ def train(
             a name that no other environment has.
         make_torso: builds a torso of your own instead of the setting `torso`: a class, or a function of a module, that
             takes the shape of an observation and returns a module, [N, *shape] -> [N, size]. Its parameters and inputs
-            are of the run's `dtype`. Whoever loads the run gives it again.
+            are of the run's `dtype`: float32 unless that is given. Whoever loads the run gives it again.
         settings: by their names on the command line: seed=2, lr=3e-4, num_steps=20, total_minutes=5, run_dir="runs/x".
 
     Raises:
         UserError: a setting, the environment or the torso is unusable.
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
+    _check_importable(make_env=make_env, make_torso=make_torso)
     if make_env is not make_vector_env:
-        _check_importable("make_env", make_env)
         _check_name(env)
         recipe = recipe or "control"
     recipe = recipe or default_recipe(env)
     if make_torso is not None:
-        _check_importable("make_torso", make_torso)
         settings["torso"] = "custom"
     config = with_settings(find_recipe(recipe).config, settings | {"env": env})
     return run_training(config, make_env=_with_torso(make_env, make_torso))
@@ -69,6 +68,7 @@ def resume(
     """Continue a run from its newest checkpoint, as `arcadia resume` does.
 
     Args:
+        make_env, make_torso: as the run was trained with.
         settings: those that `arcadia resume` can change, such as total_steps or num_workers.
 
     Raises:
@@ -78,12 +78,15 @@ def resume(
     known = {name for name in inspect.signature(resume_training).parameters if name not in ("run", "make_env")}
     if unknown := settings.keys() - known:
         raise UserError(f"resume cannot change {min(unknown)}; it can change {', '.join(sorted(known))}")
+    _check_importable(make_env=make_env, make_torso=make_torso)
     return resume_training(Path(run), make_env=_with_torso(make_env, make_torso), **settings)
 
 
-def _check_importable(name: str, factory: object) -> None:
-    if "<" in getattr(factory, "__qualname__", ""):
-        raise UserError(f"{name} must be a function of a module, not a lambda or one inside another function")
+def _check_importable(**factories: object) -> None:
+    """Raise UserError where spawned workers could not import a factory by its name."""
+    for name, factory in factories.items():
+        if "<" in getattr(factory, "__qualname__", ""):
+            raise UserError(f"{name} must be a function of a module, not a lambda or one inside another function")
 
 
 def _check_name(env: str) -> None:

@@ -153,11 +153,12 @@ def _check_layout(tensors: dict[str, Any]) -> None:
     layout = {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in tensors.items()}
     match layout.pop("parameters"), layout.pop("statistics"), layout.pop("counters"):
         case ("F32", (size,)), ("F64", (_, _)), ("I64", (_, 4)):
-            for dtype, (copies, *rest) in layout.values():
-                if dtype != "F32" or not copies or rest not in ([], [size]):
-                    raise ValueError("not the optimizer state of one")
+            for name, (dtype, shape) in layout.items():
+                is_state = name.startswith("optimizer.") and dtype == "F32" and shape[1:] in ((), (size,))
+                if not is_state or not shape or not shape[0]:
+                    raise ValueError(f"its {name[:50]} is not the optimizer state of one")
         case _:
-            raise ValueError("not the tensors of one")
+            raise ValueError("its tensors are not those of one")
 
 
 def _is_progress(progress: Any) -> bool:

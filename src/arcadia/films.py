@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory
+from arcadia.envs import EnvFactory, make_camera
 from arcadia.parameters import Snapshot
 from arcadia.player import Player
 from arcadia.types import UserError
-from arcadia.video import record
+from arcadia.video import check_video_extra, check_video_path, record
 
 FIRST_SEED = 3_000_000
 
@@ -29,26 +29,35 @@ class PeriodicFilms:
 
     Args:
         config: `video_updates` says how often.
-        updates: the run's updates so far.
+        updates: of the run when this session began.
     """
 
     def __init__(self, config: TrainConfig, make_env: EnvFactory, updates: int) -> None:
         self._config, self._make_env = config, make_env
         self._last = self._number(updates)
+        self._folder = Path(config.runtime.run_dir or "") / "videos"
+        for temporary in self._folder.glob(".training-*.tmp.mp4"):  # of an evaluator that was killed
+            temporary.unlink(missing_ok=True)
 
-    def film(self, snapshot: Snapshot, on_progress: Callable[[], None] = lambda: None) -> Film | None:
+    def film(self, snapshot: Snapshot, should_stop: Callable[[], bool]) -> Film | None:
         """Play a game with `snapshot` and film it; None while no film is due.
 
         Args:
-            on_progress: called after every decision and every picture.
+            should_stop: asked after every decision and every picture; what was made so far is then thrown away.
         """
-        runtime, number = self._config.runtime, self._number(snapshot.updates)
+        number = self._number(snapshot.updates)
         if number == self._last:
             return None
         self._last = number
-        path = Path(runtime.run_dir or "") / "videos" / f"training-{snapshot.env_steps:012d}.mp4"
+
+        def check(frames: int = 0) -> None:
+            if should_stop():
+                raise _Interrupted
+
+        path = self._folder / f"training-{snapshot.env_steps:012d}.mp4"
         try:
             path.parent.mkdir(exist_ok=True)
+            check_video_path(path)
             player = Player(
                 self._config,
                 self._make_env,
@@ -60,10 +69,12 @@ class PeriodicFilms:
             )
             player.start(snapshot)
             while player.step() is None:
-                on_progress()
+                check()
             assert player.recording is not None
             game = player.recording.games[0]
-            record(self._config.env, player.recording, game, path, on_progress=lambda frames: on_progress())
+            record(self._config.env, player.recording, game, path, on_progress=check)
+        except _Interrupted:
+            return None
         except (UserError, OSError) as error:
             return Film(path, snapshot.env_steps, math.nan, str(error))
         return Film(path, snapshot.env_steps, game.score)
@@ -71,3 +82,16 @@ class PeriodicFilms:
     def _number(self, updates: int) -> int:
         every = self._config.runtime.video_updates
         return 0 if every is None else updates // every
+
+
+class _Interrupted(Exception):  # noqa: N818 - no error
+    """Ends a film before its game has ended."""
+
+
+def check_films(config: TrainConfig) -> None:
+    """Raise UserError where an environment cannot be filmed here."""
+    check_video_extra()
+    try:
+        make_camera(config.env, num_envs=1, seed=0).close()
+    except UserError as error:
+        raise UserError(f"video_updates: {error}") from None

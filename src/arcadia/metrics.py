@@ -8,7 +8,7 @@ import re
 import uuid
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from arcadia.files import MAX_JSON_BYTES, LineWriter, parse_json, write_atomical
 from arcadia.models import ActorCritic
 from arcadia.types import Episode, UpdateReport, UserError, summary_of
 
+KINDS = ("train", "episode", "evaluation", "skipped", "restart")  # of rows
 WINDOW = 100  # episodes in the running mean score
 X_AXES = ("env_steps", "frames", "updates", "seconds", "worker")  # of a row: not shown themselves
 MAX_FIGURE = 1e300
-MAX_METRICS_BYTES = 2**30  # read at once
+MAX_METRICS_BYTES = 2**34  # of the file
+MAX_ROWS_BYTES = 2**28  # of the rows read at once, on disk
 AVERAGE_DECAY = 0.9  # of the exponential average of scores, per episode
 
 
@@ -157,7 +159,12 @@ class MetricsWriter:
             return
         with self._tensorboard_may_fail(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a graph of one row is meant
-            self._tensorboard.add_graph(model, model.example_inputs())
+            try:
+                self._tensorboard.add_graph(model, model.example_inputs())
+            except OSError:
+                raise
+            except Exception as error:  # a torso of the caller's that torch.jit cannot trace
+                self._warn(f"TensorBoard gets no graph of the network: {summary_of(error)}")
 
     def write_histograms(self, model: ActorCritic, env_steps: int) -> None:
         """Show histograms of a model's parameters in TensorBoard."""
@@ -217,20 +224,27 @@ def _start_wandb(run: Path, config: TrainConfig) -> Any:
     return record
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the rows of metrics.jsonl; a line that is torn or no row is left out.
+def read_metrics(run: Path, kinds: Container[str] = KINDS) -> list[dict[str, Any]]:
+    """Read the rows of metrics.jsonl of some kinds; a line that is torn or no row is left out.
 
     Raises:
         OSError: there is none, or it cannot be read.
-        ValueError: it has more than MAX_METRICS_BYTES.
+        ValueError: it has more than MAX_METRICS_BYTES, or its rows more than MAX_ROWS_BYTES.
     """
-    path = run / "metrics.jsonl"
+    rows, size = [], 0
+    for line, row in _rows(run / "metrics.jsonl"):
+        if row["kind"] in kinds:
+            rows.append(row)
+            size += len(line)
+            if size > MAX_ROWS_BYTES:
+                raise ValueError(f"more than {MAX_ROWS_BYTES:,} bytes of rows")
+    return rows
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield every row with its line."""
     if (size := path.stat().st_size) > MAX_METRICS_BYTES:
         raise ValueError(f"{size:,} bytes, of which at most {MAX_METRICS_BYTES:,} are read")
-    return list(_rows(path))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for line in iter(lambda: file.readline(MAX_JSON_BYTES), b""):
             try:
@@ -238,13 +252,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue
             if _is_row(row):
-                yield row
+                yield line, row
 
 
 def _is_row(row: Any) -> bool:
     return (
         isinstance(row, dict)
-        and isinstance(row.get("kind"), str)
+        and row.get("kind") in KINDS
         and all(isinstance(row.get(name), int | float) for name in ("env_steps", "frames", "updates", "seconds"))
         and (row["kind"] != "evaluation" or row.get("mode") in ("greedy", "sampled"))
         and all(abs(value) < MAX_FIGURE for value in row.values() if isinstance(value, int | float))
@@ -253,5 +267,8 @@ def _is_row(row: Any) -> bool:
 
 def _cut(path: Path, env_steps: int) -> None:
     """Drop the rows after `env_steps`, and lines that are no rows."""
-    rows = (row for row in _rows(path) if row["env_steps"] <= env_steps)
-    write_atomically(path, (json.dumps(row).encode() + b"\n" for row in rows))
+    rows = (row for _, row in _rows(path) if row["env_steps"] <= env_steps)
+    try:
+        write_atomically(path, (json.dumps(row).encode() + b"\n" for row in rows))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be continued ({error}): move it away") from None

@@ -125,8 +125,8 @@ def lock_run(run: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read(20).strip()
             raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
-        for folder in (run, run / "checkpoints", run / "best"):  # left by a process that was killed
-            for temporary in folder.glob(".*.tmp"):
+        for folder in (run, run / "checkpoints", run / "best", run / "videos"):  # left by a process that was killed
+            for temporary in folder.glob(".*.tmp*"):
                 temporary.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -54,12 +54,16 @@ def check_video_path(path: Path) -> None:
 
 
 def check_video_extra() -> None:
-    """Raise UserError where the extra that makes videos is missing."""
+    """Raise UserError where the extra that makes videos, or its ffmpeg, is missing."""
     try:
-        import imageio_ffmpeg  # noqa: F401
+        import imageio_ffmpeg
         import PIL  # noqa: F401
+
+        imageio_ffmpeg.get_ffmpeg_exe()
     except ModuleNotFoundError:
         raise UserError('videos need an extra: pip install "arcadia[video]"') from None
+    except RuntimeError as error:
+        raise UserError(f"videos need ffmpeg: {error}") from None
 
 
 def record(
@@ -269,7 +273,13 @@ def _write(path: Path, pages: Iterable[Picture], steps_per_s: float, on_progress
             count += 1
             on_progress(count)
         assert writer is not None
-        writer.close()
+        writer.close()  # which does not tell whether ffmpeg could write
+        try:
+            written, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
+        except RuntimeError:
+            written = 0
+        if written != count:
+            raise OSError(None, None)
         temporary.replace(path)
     finally:
         if writer is not None:

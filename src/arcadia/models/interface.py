@@ -21,7 +21,7 @@ class Tower(nn.Module):
 
     def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        torso = _build_torso(config, spec)
+        torso = _build_torso(config, spec, dtype)
         core = build_core(config.core, torso.size, config.core_size)
         if config.initialization == "xavier":
             if config.torso != "custom":
@@ -164,11 +164,11 @@ class ActorCritic(nn.Module):
             layer.is_recording = False
 
 
-def _build_torso(config: ModelConfig, spec: EnvSpec) -> ConvTorso | MLPTorso | CustomTorso:
+def _build_torso(config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> ConvTorso | MLPTorso | CustomTorso:
     if config.torso == "custom":
         if spec.make_torso is None:
             raise UserError("torso custom is a class of the caller's: give make_torso, from Python")
-        return CustomTorso(spec.observation_shape, spec.make_torso)
+        return CustomTorso(spec.observation_shape, spec.make_torso, dtype)
     if config.torso == "mlp":
         return MLPTorso(spec.observation_shape, config.hidden_sizes, config.activation)
     if not spec.is_image:

@@ -14,9 +14,9 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
     """Return "bfloat16" or "float32", whichever acts and learns faster (about half a second).
 
     Times the acting passes and the learning pass of a short rollout, on one thread, the better of two. Models without
-    convolutions are too small to gain.
+    convolutions are too small to gain, and the caller's own may not be made for bfloat16: float32.
     """
-    if config.model.torso == "mlp":
+    if config.model.torso in ("mlp", "custom"):
         return "float32"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

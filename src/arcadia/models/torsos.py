@@ -120,28 +120,33 @@ class CustomTorso(nn.Module):
     """A torso of the caller's.
 
     Args:
-        make: builds it: [N, *input_shape] -> [N, size].
+        make: builds it: [N, *input_shape] -> [N, size], both of `dtype`.
 
     Raises:
         UserError: it cannot be used.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], make: TorsoFactory) -> None:
+    def __init__(self, input_shape: tuple[int, ...], make: TorsoFactory, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = make(input_shape)
-        for name, module in self.layers.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise UserError(
-                    f"make_torso: {name} keeps running statistics, which workers would not share: use LayerNorm or "
-                    "GroupNorm instead"
-                )
+        rows = torch.linspace(-1, 1, 2 * math.prod(input_shape)).view(2, *input_shape).to(dtype)
         try:
-            features = self.layers(torch.zeros(2, *input_shape))
+            self.layers = make(input_shape).to(dtype)
+            before = [buffer.clone() for buffer in self.layers.buffers()]
+            features, again = self.layers(rows), self.layers(rows)
+            shape = tuple(features.shape)
+            is_pure = bool((features == again).all()) and all(
+                bool((old == new).all()) for old, new in zip(before, self.layers.buffers(), strict=True)
+            )
         except Exception as error:  # whatever the caller's own code raises
-            raise UserError(f"make_torso: no features for [2, *{input_shape}]: {summary_of(error)}") from error
-        if features.dim() != 2 or len(features) != 2:
-            raise UserError(f"make_torso: features must have shape [2, size], got {tuple(features.shape)}")
-        self.size = features.shape[1]
+            raise UserError(f"make_torso: no features for observations {input_shape}: {summary_of(error)}") from error
+        if len(shape) != 2 or shape[0] != 2:
+            raise UserError(f"make_torso: features of two observations must have shape (2, size), got {shape}")
+        if not is_pure:
+            raise UserError(
+                "make_torso: features of the same observations change from call to call (BatchNorm, dropout, ...), and "
+                "workers do not share what changes: use LayerNorm or GroupNorm, and no dropout"
+            )
+        self.size = shape[1]
 
     def forward(self, observation: Tensor) -> Tensor:
         features: Tensor = self.layers(observation)

@@ -14,7 +14,7 @@ from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, gro
 from arcadia.types import UserError
 
 MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
-MAX_VIDEOS = 12  # of a run
+MAX_TRAINING_VIDEOS = 6  # of a run
 NUM_RESAMPLES = 2000
 
 
@@ -75,7 +75,7 @@ def _section(env: str, runs: list[Run], output: Path) -> dict[str, Any]:
         "health": svg(health(groups), f"{env} health"),
         "runs": [_run(run) for run in runs],
         "differences": differences(runs),
-        "videos": [_video(video) for run in runs for video in _newest_videos(run)],
+        "videos": [_video(video) for run in runs for video in _videos(run)],
     }
 
 
@@ -118,10 +118,11 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def _newest_videos(run: Run) -> list[Path]:
-    """Return the newest of a run's videos, by name."""
-    videos = sorted((run.path / "videos").glob("[!.]*.mp4"), key=lambda path: path.stat().st_mtime)
-    return sorted(videos[-MAX_VIDEOS:])
+def _videos(run: Run) -> list[Path]:
+    """Return the videos of a run's evaluations, and the last of those that were made in training."""
+    videos = sorted((run.path / "videos").glob("[!.]*.mp4"))
+    in_training = [path for path in videos if path.name.startswith("training-")]
+    return [path for path in videos if path not in in_training[:-MAX_TRAINING_VIDEOS]]
 
 
 def _video(path: Path) -> dict[str, str]:

@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
     except UserError:  # an environment of the caller's own
         game = None
     try:
-        rows = read_metrics(path)
+        rows = read_metrics(path, _FIGURES)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/metrics.jsonl cannot be read ({error}): has the run begun?") from None
     of_kind = {kind: _rows(path, rows, kind) for kind in _FIGURES}

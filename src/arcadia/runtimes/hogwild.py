@@ -1,6 +1,5 @@
 """Workers in spawned processes that update the shared parameters without a lock, and an evaluator beside them."""
 
-import contextlib
 import os
 import time
 from collections import Counter
@@ -57,13 +56,14 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
         names.append("evaluator")
     children = Children(state, runtime.heartbeat_seconds, lambda: limit_reached(state, runtime) is not None)
     limit = _RestartLimit(runtime.max_restarts)
+    updates = state.counter(UPDATES)
 
     def start(name: str) -> None:
         index = names.index(name)
         if index < num_workers:
             children.start(index, name, _work, (config, state, make_env, index, supervisor.restarts))
         else:
-            children.start(index, name, _evaluate, (config, state, make_env, supervisor.restarts))
+            children.start(index, name, _evaluate, (config, state, make_env, supervisor.restarts, updates))
 
     try:
         for name in names[:num_workers]:
@@ -183,30 +183,32 @@ def _work(
         context.send(reports)
 
 
-class _RunOver(Exception):  # noqa: N818 - no error
-    """Ends the evaluator, whatever it is doing."""
-
-
-def _evaluate(context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, restart: int) -> None:
+def _evaluate(
+    context: Context, config: TrainConfig, state: SharedState, make_env: EnvFactory, restart: int, updates: int
+) -> None:
     os.nice(EVALUATOR_NICENESS)
     snapshot = partial(take_snapshot, state)
-    films = PeriodicFilms(config, make_env, state.counter(UPDATES))
+    films = PeriodicFilms(config, make_env, updates)
     evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS, restart=restart)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
-    started, used_before = time.monotonic(), time.process_time()
+    started, used_before = time.monotonic(), _processor_seconds()
 
-    def rest(seconds: float = 0.0) -> None:
-        """Sleep for so long, or longer where more than the budget is used."""
+    def rest(seconds: float = 0.0) -> bool:
+        """Sleep for so long, or longer where more than the budget is used; return whether the run is over."""
         context.beat()
-        if context.should_stop():
-            raise _RunOver
-        ahead = (time.process_time() - used_before) / budget - (time.monotonic() - started)
+        ahead = (_processor_seconds() - used_before) / budget - (time.monotonic() - started)
         time.sleep(min(max(ahead, seconds), POLL_SECONDS))
+        return context.should_stop()
 
-    with contextlib.suppress(_RunOver):
-        while True:
-            for evaluation in evaluator.step():
-                context.send(evaluation)
-                if not evaluation.greedy and (film := films.film(evaluation.snapshot, rest)) is not None:
-                    context.send(film)
-            rest(0.05 if evaluator.is_idle else 0.0)
+    is_over = False
+    while not is_over:
+        for evaluation in evaluator.step():
+            context.send(evaluation)
+            if not evaluation.greedy and (film := films.film(evaluation.snapshot, rest)) is not None:
+                context.send(film)
+        is_over = rest(0.05 if evaluator.is_idle else 0.0)
+
+
+def _processor_seconds() -> float:
+    """Return the time on the processor of this process and of those it has started and seen end."""
+    return sum(os.times()[:4])

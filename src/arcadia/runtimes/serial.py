@@ -49,5 +49,6 @@ def _run(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_e
             evaluations = due
             for evaluation in evaluator.run(should_stop=lambda: supervisor.is_interrupted):
                 supervisor.record_evaluation(evaluation)
-            if not supervisor.is_interrupted and (film := films.film(take_snapshot(state))) is not None:
+            film = films.film(take_snapshot(state), lambda: supervisor.is_interrupted)
+            if film is not None:
                 supervisor.record_film(film)

@@ -12,6 +12,7 @@ import torch
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
+from arcadia.films import check_films
 from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
@@ -24,8 +25,7 @@ from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
 from arcadia.types import UserError
-from arcadia.validation import validate
-from arcadia.video import check_video_extra
+from arcadia.validation import validate, with_settings
 
 MAX_ROLLOUT_BYTES = 2**37
 
@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     validate(config)
     check_wandb(config)
     if config.runtime.video_updates is not None:
-        check_video_extra()
+        check_films(config)
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
@@ -86,9 +86,7 @@ def resume(
         "quiet": quiet,
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    runtime = dataclasses.replace(config.runtime, **given, run_dir=str(run))  # type: ignore[arg-type]
-    config = dataclasses.replace(config, runtime=runtime)
-    validate(config)
+    config = with_settings(config, given | {"run_dir": run})
     check_wandb(config)
     with lock_run(run):
         found = load_newest(run)
