@@ -84,6 +84,7 @@ def test_ctrl_c_ends_a_film_in_serial(start, tmp_path):
     assert cli.end() == 130, cli.stderr.read_text()
     assert time.monotonic() - asked < 5
     assert not films(run)
+    assert "video at" not in cli.stdout.read_text(), "neither done nor failed"
 
 
 def test_a_film_that_cannot_be_written_is_told(tmp_path, capsys):
