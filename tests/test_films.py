@@ -1,11 +1,11 @@
 """Videos of games as training goes on."""
 
+import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -15,7 +15,11 @@ from toy_envs import TOY, configure, make_constant_reward
 
 from arcadia.checkpoint import load_newest
 from arcadia.cli import main
+from arcadia.envs import make_vector_env
+from arcadia.evaluation import load_run_snapshot
+from arcadia.films import PeriodicFilms
 from arcadia.metrics import read_metrics
+from arcadia.run_directory import load_config
 from arcadia.runtimes import resume, train
 from arcadia.types import UserError
 
@@ -58,7 +62,8 @@ def test_films_change_nothing_of_what_is_learned(tmp_path):
 def test_the_evaluator_films_beside_the_workers_and_stops_with_them(start, tmp_path):
     run = tmp_path / "run"
     options = ("--num-workers", 1, "--num-envs", 2, "--num-steps", 5, "--eval-episodes", 1, "--video-updates", 1)
-    cli = start("train", "CartPole-v1", "--run-dir", run, *options, "--total-steps", 10**12)
+    share = ("--eval-cpu-share", 0.5)
+    cli = start("train", "CartPole-v1", "--run-dir", run, *options, *share, "--total-steps", 10**12)
     cli.wait_until(lambda: (run / "videos").exists() and len(list((run / "videos").glob("[!.]*"))) >= 2, "two videos")
     cli.wait_until(lambda: bool(list((run / "videos").glob(".*"))), "third video")
     os.kill(cli.process.pid, signal.SIGINT)
@@ -70,21 +75,20 @@ def test_the_evaluator_films_beside_the_workers_and_stops_with_them(start, tmp_p
         assert f"score {frames - 1}: {video}" in cli.stdout.read_text()
 
 
-@needs_proc
-def test_ctrl_c_ends_a_film_in_serial(start, tmp_path):
-    """Its game does not end."""
-    run, program = tmp_path / "run", str(Path(__file__).with_name("toy_command.py"))
-    options = ("--runtime", "serial", "--num-workers", 1, "--num-envs", 2, "--num-steps", 5, "--eval-updates", 8)
-    settings = ("--eval-episodes", 1, "--video-updates", 8, "--hidden-sizes", 4, "--total-steps", 10**9)
-    cli = start("train", "Patient-v0", "--run-dir", run, *options, *settings, program=[program])
-    cli.wait_until((run / "videos").exists, "film")
-    time.sleep(2)
-    os.kill(cli.process.pid, signal.SIGINT)
-    asked = time.monotonic()
-    assert cli.end() == 130, cli.stderr.read_text()
-    assert time.monotonic() - asked < 5
+@pytest.mark.parametrize("decisions", [3, 24])
+def test_a_film_ends_when_the_run_does(tmp_path, decisions):
+    """While its game is played or, for that game has fewer decisions, while it is drawn."""
+    run = tmp_path / "run"
+    settings = SMALL | {"runtime": "serial", "num_workers": 1, "video_updates": 10, "eval_updates": 10**6}
+    train(configure(TOY, "CartPole-v1", run, **settings, total_steps=200))
+    films_ = PeriodicFilms(load_config(run), make_vector_env, updates=0)
+    (_, snapshot), asked = load_run_snapshot(run, best=False), itertools.count()
+    assert films_.film(snapshot, lambda: next(asked) == decisions) is None
+    assert next(asked) == decisions + 1
     assert not films(run)
-    assert "video at" not in cli.stdout.read_text(), "neither done nor failed"
+    film = PeriodicFilms(load_config(run), make_vector_env, updates=0).film(snapshot, lambda: False)
+    assert film.score < 24
+    assert films(run) == [film.path]
 
 
 def test_a_film_that_cannot_be_written_is_told(tmp_path, capsys):

@@ -136,27 +136,6 @@ class Endless(Crash):
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 
-class Patient(Crash):
-    """Its first two games, which a serial evaluation plays, end; later ones do not. Can be seen."""
-
-    games = 0
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__()
-        self.render_mode = render_mode
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
-        Patient.games += 1
-        return super().reset(seed=seed)
-
-    def step(self, action: int) -> Step:
-        return np.zeros(3, np.float32), 1.0, Patient.games <= 4, False, {}
-
-    def render(self) -> Any:
-        return np.zeros((10, 10, 3), np.uint8)
-
-
 class Misshapen(Crash):
     """Its 20th observation has another shape."""
 
