@@ -64,8 +64,8 @@ def test_the_evaluator_films_beside_the_workers_and_stops_with_them(start, tmp_p
     options = ("--num-workers", 1, "--num-envs", 2, "--num-steps", 5, "--eval-episodes", 1, "--video-updates", 1)
     share = ("--eval-cpu-share", 0.5)
     cli = start("train", "CartPole-v1", "--run-dir", run, *options, *share, "--total-steps", 10**12)
-    cli.wait_until(lambda: (run / "videos").exists() and len(list((run / "videos").glob("[!.]*"))) >= 2, "two videos")
-    cli.wait_until(lambda: bool(list((run / "videos").glob(".*"))), "third video")
+    cli.wait_until(lambda: (run / "videos").exists() and bool(list((run / "videos").glob("[!.]*"))), "video")
+    cli.wait_until(lambda: bool(list((run / "videos").glob(".*"))), "second video")
     os.kill(cli.process.pid, signal.SIGINT)
     assert cli.end() == 130, cli.stderr.read_text()
     cli.assert_nothing_is_left()
@@ -83,7 +83,7 @@ def test_a_film_ends_when_the_run_does(tmp_path, decisions):
     train(configure(TOY, "CartPole-v1", run, **settings, total_steps=200))
     films_ = PeriodicFilms(load_config(run), make_vector_env, updates=0)
     (_, snapshot), asked = load_run_snapshot(run, best=False), itertools.count()
-    assert films_.film(snapshot, lambda: next(asked) == decisions) is None
+    assert films_.film(snapshot, lambda: next(asked) == decisions).problem == "not made, for the run ended first"
     assert next(asked) == decisions + 1
     assert not films(run)
     film = PeriodicFilms(load_config(run), make_vector_env, updates=0).film(snapshot, lambda: False)

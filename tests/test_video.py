@@ -178,7 +178,9 @@ def test_a_window_and_a_missing_screen(
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     assert main(["play", str(run), "--render"]) == 2
-    assert "use --video instead of --render" in capsys.readouterr().err
+    output, error = capsys.readouterr()
+    assert "use --video instead of --render" in error
+    assert "score" not in output, "said before a game is played"
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert main(["play", str(run), "--render"]) == 0
     assert not (run / "videos").exists(), "--render alone writes no file"

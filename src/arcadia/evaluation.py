@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
@@ -210,6 +211,8 @@ def evaluate_run(
         raise UserError(f"{run} has learned {config.env.env}, not {env}: give another id of the same game")
     config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)
+    num_torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the emulator's threads need the processor; torch's would wait for it, all of them
     try:
         player = Player(
             config,
@@ -230,6 +233,8 @@ def evaluate_run(
         raise
     except Exception as error:
         raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
+    finally:
+        torch.set_num_threads(num_torch_threads)
     if not all(map(is_finite, evaluation.episodes)):
         raise DivergedError(f"a score on {config.env.env} is NaN or infinite: look for the reason in the environment")
     mode = "greedy" if greedy else "sampled"

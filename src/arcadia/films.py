@@ -39,16 +39,17 @@ class PeriodicFilms:
         for temporary in self._folder.glob(".training-*.tmp.mp4"):  # of an evaluator that was killed
             temporary.unlink(missing_ok=True)
 
-    def film(self, snapshot: Snapshot, should_stop: Callable[[], bool]) -> Film | None:
-        """Play a game with `snapshot` and film it; None while no film is due.
+    def is_due(self, updates: int) -> bool:
+        """Return whether a run with so many updates has something new to film."""
+        return self._number(updates) > self._last
+
+    def film(self, snapshot: Snapshot, should_stop: Callable[[], bool]) -> Film:
+        """Play a game with `snapshot` and film it.
 
         Args:
             should_stop: asked after every decision and every picture; what was made so far is then thrown away.
         """
-        number = self._number(snapshot.updates)
-        if number == self._last:
-            return None
-        self._last = number
+        self._last = number = self._number(snapshot.updates)
 
         def check(frames: int = 0) -> None:
             if should_stop():
@@ -74,7 +75,7 @@ class PeriodicFilms:
             game = player.recording.games[0]
             record(self._config.env, player.recording, game, path, on_progress=check)
         except _Interrupted:
-            return None
+            return Film(path, snapshot.env_steps, math.nan, "not made, for the run ended first")
         except (UserError, OSError) as error:
             return Film(path, snapshot.env_steps, math.nan, str(error))
         return Film(path, snapshot.env_steps, game.score)

@@ -107,17 +107,32 @@ def _no_screen() -> Iterator[None]:
         del os.environ["SDL_VIDEODRIVER"]
 
 
+def check_screen() -> None:
+    """Raise UserError where no window can be opened, or an extra is missing."""
+    try:
+        import PIL  # noqa: F401
+        import pygame
+    except ModuleNotFoundError:
+        raise UserError('a window needs an extra: pip install "arcadia[video]"') from None
+    try:
+        pygame.display.init()
+        if pygame.display.get_driver() in _NO_SCREEN and "SDL_VIDEODRIVER" not in os.environ:
+            raise UserError("no window can be opened here: use --video instead of --render")
+    except pygame.error as error:
+        raise UserError(f"no window can be opened here ({error}): use --video instead of --render") from None
+    finally:
+        pygame.display.quit()
+
+
 def show(config: EnvConfig, recording: Recording, game: Game) -> None:
     """Play a recorded game again in a window, until it is over or the window is closed.
 
     Raises:
         UserError: there is no screen, or an extra is missing.
     """
-    try:
-        import PIL  # noqa: F401
-        import pygame
-    except ModuleNotFoundError:
-        raise UserError('a window needs an extra: pip install "arcadia[video]"') from None
+    check_screen()
+    import pygame
+
     camera = make_camera(config, num_envs=recording.num_envs, seed=recording.seed)
     clock = pygame.time.Clock()
     window = None
@@ -125,8 +140,6 @@ def show(config: EnvConfig, recording: Recording, game: Game) -> None:
         for page in _pages(config, camera, recording, game):
             if window is None:
                 window = pygame.display.set_mode((page.shape[1], page.shape[0]))
-                if pygame.display.get_driver() in _NO_SCREEN and "SDL_VIDEODRIVER" not in os.environ:
-                    raise UserError("no window can be opened here: use --video instead of --render")
                 pygame.display.set_caption(config.env)
             window.blit(pygame.surfarray.make_surface(page.swapaxes(0, 1)), (0, 0))
             pygame.display.flip()

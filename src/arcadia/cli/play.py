@@ -101,7 +101,7 @@ class PlayArguments:
     video: Path | None = None
     """Write the game to this .mp4 or .gif. Default: a file in RUN/videos/, unless --render is given."""
     render: Switch = False
-    """Show the game in a window."""
+    """Show the game in a window, once it has been played."""
     greedy: Switch = False
     """Take the most probable action instead of sampling."""
     best: Switch = False
@@ -119,9 +119,11 @@ def play(arguments: list[str]) -> int:
         args=arguments,
     )
     from arcadia.evaluation import evaluate_run
-    from arcadia.video import show
+    from arcadia.video import check_screen, show
 
     _check_run(given.run)
+    if given.render:
+        check_screen()
     writes_video = given.video is not None or not given.render
     if writes_video:
         _check_video(given.run, given.video)

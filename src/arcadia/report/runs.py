@@ -26,7 +26,11 @@ HEALTH = {  # figures that tell how a run went
 # Settings that make no difference to what is learned
 NOT_COMPARED = {
     f"runtime.{name}"
-    for name in ("seed", "run_dir", "quiet", "wandb", "checkpoint_seconds", "eval_episodes", "eval_cpu_share")
+    for name in (
+        *("seed", "run_dir", "quiet", "wandb", "checkpoint_seconds", "max_restarts", "heartbeat_seconds"),
+        *("eval_episodes", "eval_cpu_share", "eval_updates", "video_updates"),
+        *("total_minutes", "total_episodes", "stop_score"),  # when it ended; total_steps also ends schedules
+    )
 }
 _EVALUATION = ("mean", "median", "min", "max", "env_steps", "episodes")  # figures of RUN/evaluations/*.json
 _COUNTERS = ("env_steps", "frames", "seconds")
@@ -141,6 +145,7 @@ def _read_evaluation(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not a readable evaluation ({type(error).__name__}): delete it") from None
     return {name: evaluation[name] for name in (*_EVALUATION, "ci95")} | {
         "mode": str(evaluation.get("mode")),
+        "parameters": "best" if str(evaluation.get("checkpoint")).startswith("best/") else "newest",
         "protocol": evaluation.get("protocol"),
     }
 

@@ -204,8 +204,8 @@ def _evaluate(
     while not is_over:
         for evaluation in evaluator.step():
             context.send(evaluation)
-            if not evaluation.greedy and (film := films.film(evaluation.snapshot, rest)) is not None:
-                context.send(film)
+        if films.is_due(state.counter(UPDATES)):
+            context.send(films.film(snapshot(), rest))
         is_over = rest(0.05 if evaluator.is_idle else 0.0)
 
 

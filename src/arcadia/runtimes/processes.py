@@ -185,6 +185,8 @@ class Child:
             is_external = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         else:
             why = f"exited with code {code}"
+            if not self.signs_of_life:
+                why += ' before it began (a script trains under `if __name__ == "__main__":`)'
         return Death(self.name, why, "", False, is_external, self.signs_of_life)
 
 

@@ -49,6 +49,5 @@ def _run(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_e
             evaluations = due
             for evaluation in evaluator.run(should_stop=lambda: supervisor.is_interrupted):
                 supervisor.record_evaluation(evaluation)
-            film = films.film(take_snapshot(state), lambda: supervisor.is_interrupted)
-            if film is not None:
-                supervisor.record_film(film)
+            if films.is_due(state.counter(UPDATES)):
+                supervisor.record_film(films.film(take_snapshot(state), lambda: supervisor.is_interrupted))

@@ -235,6 +235,7 @@ class Supervisor:
         runtime = self._config.runtime
         mean = self._figures.mean_return
         if self.is_interrupted:
+            self._display.line("stopping: the workers finish their update (once more to stop at once)")
             return "signal"
         if (
             runtime.stop_score is not None
