@@ -57,7 +57,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path: Path) -> No
     runs = [
         read_run(make_run(tmp_path / "a", [1.0], seed=1)),
         read_run(make_run(tmp_path / "b", [2.0], seed=2, lr=0.5)),
-        read_run(make_run(tmp_path / "c", [3.0], seed=3)),
+        read_run(make_run(tmp_path / "c", [3.0], seed=3, total_minutes=5.0, stop_score=9.0)),
     ]
     lr = runs[0].config.optimizer.lr
     assert differences(runs) == {"optimizer.lr": [lr, 0.5, lr]}
