@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import pytest
@@ -15,7 +16,8 @@ from toy_envs import TOY, configure, make_constant_reward
 
 from arcadia.checkpoint import load_newest
 from arcadia.cli import main
-from arcadia.envs import make_vector_env
+from arcadia.config import EnvConfig
+from arcadia.envs import VectorEnv, make_vector_env
 from arcadia.evaluation import load_run_snapshot
 from arcadia.films import PeriodicFilms
 from arcadia.metrics import read_metrics
@@ -81,11 +83,19 @@ def test_a_film_ends_when_the_run_does(tmp_path, decisions):
     run = tmp_path / "run"
     settings = SMALL | {"runtime": "serial", "num_workers": 1, "video_updates": 10, "eval_updates": 10**6}
     train(configure(TOY, "CartPole-v1", run, **settings, total_steps=200))
-    films_ = PeriodicFilms(load_config(run), make_vector_env, updates=0)
+    closed: list[bool] = []
+
+    def make_env(config: EnvConfig, **settings: Any) -> VectorEnv:
+        env = make_vector_env(config, **settings)
+        env.close = lambda: closed.append(True)
+        return env
+
+    films_ = PeriodicFilms(load_config(run), make_env, updates=0)
     (_, snapshot), asked = load_run_snapshot(run, best=False), itertools.count()
     assert films_.film(snapshot, lambda: next(asked) == decisions).problem == "not made, for the run ended first"
     assert next(asked) == decisions + 1
     assert not films(run)
+    assert closed == [True]
     film = PeriodicFilms(load_config(run), make_vector_env, updates=0).film(snapshot, lambda: False)
     assert film.score < 24
     assert films(run) == [film.path]

@@ -1,5 +1,6 @@
 """Videos of games as training goes on."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -68,9 +69,10 @@ class PeriodicFilms:
                 num_envs=1,
                 record=True,
             )
-            player.start(snapshot)
-            while player.step() is None:
-                check()
+            with contextlib.closing(player):
+                player.start(snapshot)
+                while player.step() is None:
+                    check()
             assert player.recording is not None
             game = player.recording.games[0]
             record(self._config.env, player.recording, game, path, on_progress=check)

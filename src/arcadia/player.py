@@ -166,6 +166,10 @@ class Player:
             )
         )
 
+    def close(self) -> None:
+        """Release what the environments hold."""
+        self._env.close()
+
     @property
     def num_finished(self) -> int:
         """Games finished since `start`."""
