@@ -187,9 +187,6 @@ class Supervisor:
         checkpoint.counters[:, EPISODES] = self._episodes  # others are on their way here, and lost if the run is killed
         save_periodic(self._run, checkpoint)
         self._parameters.load(self._state.parameters)
-        if not self._has_graph:  # here, for it takes a second
-            self._metrics.write_graph(self._model)
-            self._has_graph = True
         self._metrics.write_histograms(self._model, self._state.counter(ENV_STEPS))
 
     def finish(self, reason: StopReason) -> TrainResult:
@@ -253,6 +250,9 @@ class Supervisor:
         if not figures:
             return
         self._latest_figures = figures
+        if not self._has_graph:  # not at the start, for it takes a second
+            self._has_graph = True
+            self._metrics.write_graph(self._model)
         mean = self._figures.mean_return
         if mean is not None:
             self._score_history.append(mean)
