@@ -259,7 +259,7 @@ class Supervisor:
         self._metrics.write(
             self._row("train")
             | {
-                "episodes": self._state.counter(EPISODES),
+                "episodes": int(self._episodes.sum()),
                 "steps_per_s": float(self._steps_per_s().sum()),
                 **({} if mean is None else {"mean_return_100": mean}),
                 **figures,
