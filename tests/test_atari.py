@@ -126,6 +126,7 @@ def test_records_have_the_promised_shapes_and_dtypes(name: str) -> None:
         "reset_next": np.bool_,
         "frames": np.int64,
         "forced": np.bool_,
+        "shifted": np.bool_,
     }
     assert all(getattr(recording.steps[0], field).shape == (B,) for field in Timestep._fields[1:])
 

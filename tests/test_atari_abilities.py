@@ -127,6 +127,7 @@ def test_newest_frame_fills_the_stack_after_a_lost_life(name: str, terminal: boo
         for b in range(B):
             stack = step.observation[b]
             lost = lives[row + 1, b] < lives[row, b] and not step.reset_next[b]
+            assert step.shifted[b] == (not (reset_last[b] or lost))
             if reset_last[b] or lost:
                 assert (stack == stack[-1]).all()
                 refills += lost

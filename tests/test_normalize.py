@@ -276,6 +276,22 @@ def test_colours_have_statistics_each_over_every_frame_of_a_stack() -> None:
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["none", "scale", "per_element", "scalar"])
+def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(kind: str, channels: int) -> None:
+    spec = EnvSpec((4 * channels, HEIGHT, WIDTH), np.dtype(np.uint8), 2, frame_channels=channels)
+    normalizer = _normalizer(spec, kind)
+    frames = np.random.default_rng(0).integers(256, size=(5 * channels, B, HEIGHT, WIDTH), dtype=np.uint8)
+    first, second = frames[:-channels].swapaxes(0, 1), frames[channels:].swapaxes(0, 1)
+    for is_known in (False, True):
+        if is_known and normalizer.size:
+            rows = normalizer.newest(first)[None]
+            normalizer.load(normalizer.gather(rows, np.ones((1, B), np.bool_))[1])
+        out = torch.full(second.shape, torch.nan)
+        normalizer.shift(second, _apply(normalizer, first), out)
+        assert torch.equal(out, _apply(normalizer, second))
+
+
 # -------------------------------------------------------------------------------------------------------------- rewards
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
-from arcadia.envs import EnvSpec
+from arcadia.envs import EnvSpec, make_vector_env
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
@@ -380,6 +380,38 @@ def test_inputs_are_normalized_once_by_the_snapshot_of_their_rollout() -> None:
     for rows in (observations[T : 2 * T + 1], observations[2 * T : 3 * T + 1]):
         expected = np.clip((rows - mean) / np.sqrt(variance + 0.01**2), -20, 20)
         np.testing.assert_allclose(_collect(collector).observation.numpy(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("refill", [True, False])
+def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(refill: bool) -> None:
+    """Breakout, in which lives and games end; the statistics change from rollout to rollout."""
+    config = EnvConfig(env="breakout", refill_on_life_loss=refill, frame_size=(20, 20), noop_max=1)
+    env = make_vector_env(config, num_envs=B, seed=0)
+    model = build_model(ModelConfig(torso="mlp", hidden_sizes=(4,)), env.spec, seed=0)
+    observations, shifted = [], []
+    plain_step = env.step
+
+    def step(action: np.ndarray) -> Timestep:
+        timestep = plain_step(action)
+        observations.append(timestep.observation.copy())
+        shifted.append(timestep.shifted)
+        return timestep
+
+    env.step = step
+    generator = torch.Generator().manual_seed(0)
+    collector = RolloutCollector(env, model, num_steps=50, config=config, gamma=0.9, generator=generator)
+    statistics = torch.zeros(model.statistics_size, dtype=torch.float64)
+    for _ in range(8):
+        observations.clear()
+        rollout = collector.collect()
+        for row, observation in enumerate(observations, start=1):
+            expected = torch.empty(B, *env.spec.observation_shape)
+            model.normalizer.apply(observation, out=expected)
+            assert torch.equal(rollout.observation[row], expected)
+        statistics += collector.statistics().add
+        model.load_statistics(statistics)
+    assert 4 < sum(not row.all() for row in shifted) < len(shifted) / 4
+    env.close()
 
 
 def test_environments_picks_columns_of_every_field() -> None:

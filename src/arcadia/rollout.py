@@ -94,6 +94,7 @@ class RolloutCollector:
         self._forced = np.zeros(size, np.bool_)
 
         self._observation = env.reset()
+        self._is_shifted = False  # each observation is the last one and a newest frame
         newest = model.normalizer.newest(self._observation)
         self._newest = np.empty((num_steps, *newest.shape), dtype)  # what the normaliser's statistics are made of
         self._state = model.initial_state(env.num_envs)
@@ -136,6 +137,7 @@ class RolloutCollector:
                 self._forced[t] = step.forced
             self.frames += int(step.frames.sum())
             self._observation = step.observation
+            self._is_shifted = step.shifted is not None and bool(step.shifted.all())
             self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
             self._resetting = step.reset_next
         self._state = state
@@ -176,7 +178,10 @@ class RolloutCollector:
         """Return the output [1, B] of the model for the current observation, row t."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
-        self._model.normalizer.apply(self._observation, out=self._inputs[t])
+        if t > 0 and self._is_shifted:
+            self._model.normalizer.shift(self._observation, self._inputs[t - 1], out=self._inputs[t])
+        else:
+            self._model.normalizer.apply(self._observation, out=self._inputs[t])
         self._is_first[t] = self._next_is_first
         is_first = torch.from_numpy(self._is_first[t : t + 1])
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)

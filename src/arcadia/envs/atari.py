@@ -110,7 +110,8 @@ class Atari:
         for b in np.flatnonzero(life_lost | restarted):
             self._force(self._queues[b], starts_game=bool(restarted[b]))
         self._pictures = pictures
-        self._push(self._frames(pictures), restarted | (life_lost & self._config.refill_on_life_loss))
+        refilled = restarted | (life_lost & self._config.refill_on_life_loss)
+        self._push(self._frames(pictures), refilled)
 
         frame_number = info["frame_number"].astype(np.int64)
         frames = frame_number - self._frame_number
@@ -124,6 +125,7 @@ class Atari:
             self._resetting,
             frames,
             forced,
+            shifted=~refilled,
         )
 
     def native_action(self, action: Actions) -> Actions:

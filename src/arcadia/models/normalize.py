@@ -79,21 +79,34 @@ class ObservationNormalizer:
             self._scale = self._tile((variance + self._floor**2).rsqrt())
         elif self._kind == "scalar":
             mean, std = statistics[1:] / statistics[0]
-            self._mean = mean.float()
-            self._scale = 1 / std.float().clamp(min=self._floor)
+            self._mean = mean.float().view(1)
+            self._scale = 1 / std.float().clamp(min=self._floor).view(1)
 
     def _tile(self, frame: Tensor) -> Tensor:
         return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
     def apply(self, observation: Observations, out: Tensor) -> None:
         """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype)."""
-        raw = torch.from_numpy(observation)
+        self._convert(torch.from_numpy(observation), self._mean, self._scale, out)
+
+    def shift(self, observation: Observations, before: Tensor, out: Tensor) -> None:
+        """Write the same as `apply`, for frames of which only the newest has to be converted.
+
+        Args:
+            observation: [B, ...]; all frames but the newest are those that `before` ends with.
+            before: [B, ...] the model input of the last observation, by the same statistics.
+        """
+        newest = slice(-self._channels, None)
+        out[:, : -self._channels] = before[:, self._channels :]
+        self._convert(torch.from_numpy(observation[:, newest]), self._mean[newest], self._scale[newest], out[:, newest])
+
+    def _convert(self, raw: Tensor, mean: Tensor, scale: Tensor, out: Tensor) -> None:
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
-            out.copy_(raw * self._scale)
+            out.copy_(raw * scale)
         else:
-            out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
+            out.copy_((raw - mean).mul_(scale).clamp_(-CLIP, CLIP))
 
     def newest(self, observation: Observations) -> Observations:
         """Return what the statistics are made of: of images [B, ...] the newest frame, of vectors all."""
