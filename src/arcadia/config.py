@@ -159,7 +159,7 @@ class RuntimeConfig:
     run_dir: str | None = None
     """Where the run is written. Default: runs/<env>-<recipe>-<seed>-<time>."""
     checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints."""
+    """Seconds between checkpoints; the first is written after 10 s at most."""
     eval_episodes: int = 5
     """Episodes in each evaluation during training, greedy and sampled alike; 0 switches it off."""
     eval_cpu_share: float = 0.05

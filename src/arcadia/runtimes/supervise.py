@@ -31,6 +31,7 @@ from arcadia.types import UpdateReport, UserError
 
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
+FIRST_CHECKPOINT_SECONDS = 10.0  # early: a disk that takes none is told of, and memory has its level within a minute
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
 
 
@@ -73,7 +74,7 @@ class Supervisor:
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         self._has_graph = resumed is not None
         self._started = self._last_display = self._last_metrics = time.monotonic()
-        self._last_checkpoint = self._started
+        self._next_checkpoint = self._started + min(FIRST_CHECKPOINT_SECONDS, config.runtime.checkpoint_seconds)
         self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
         self._score_history: list[float] = []
         self._latest_figures: dict[str, float] = {}
@@ -160,9 +161,9 @@ class Supervisor:
         if now - self._last_metrics >= METRICS_SECONDS:
             self._last_metrics = now
             self._write_metrics()
-        if now - self._last_checkpoint >= self._config.runtime.checkpoint_seconds:
+        if now >= self._next_checkpoint:
             self._try_to_save("no checkpoint was written ({}): training goes on")
-            self._last_checkpoint = time.monotonic()
+            self._next_checkpoint = time.monotonic() + self._config.runtime.checkpoint_seconds
         return self._stop_reason()
 
     def _try_to_save(self, complaint: str) -> bool:
@@ -230,16 +231,11 @@ class Supervisor:
 
     def _stop_reason(self) -> StopReason | None:
         runtime = self._config.runtime
-        mean = self._figures.mean_return
+        mean, score = self._figures.mean_return, runtime.stop_score
         if self.is_interrupted:
             self._display.line("stopping: the workers finish their update (once more to stop at once)")
             return "signal"
-        if (
-            runtime.stop_score is not None
-            and self._figures.window_is_full
-            and mean is not None
-            and mean >= runtime.stop_score
-        ):
+        if score is not None and mean is not None and mean >= score and self._figures.window_is_full:
             return "stop_score"
         if runtime.total_minutes is not None and self.seconds >= 60 * runtime.total_minutes:
             return "total_minutes"
