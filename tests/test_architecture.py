@@ -120,13 +120,14 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
 
 
 def test_only_parameters_runtimes_and_bench_know_about_processes() -> None:
-    importers = _importers("multiprocessing", "torch.multiprocessing", "concurrent")
+    importers = _importers("multiprocessing", "torch.multiprocessing")
     assert "arcadia.runtimes.processes" in importers
     assert importers <= _within("runtimes") | {"arcadia.parameters", "arcadia.bench"}
 
 
-def test_threads_only_read_from_processes() -> None:
-    assert _importers("threading") == {"arcadia.runtimes.processes", "arcadia.cli"}, "the latter for their errors"
+def test_threads_only_read_from_processes_and_play_games() -> None:
+    importers = _importers("threading", "concurrent")
+    assert importers == {"arcadia.runtimes.processes", "arcadia.player", "arcadia.cli"}, "the latter for their errors"
 
 
 def test_nothing_pickles() -> None:

@@ -115,7 +115,7 @@ def test_action_outside_the_action_space_is_refused_and_the_game_goes_on(name: s
 @pytest.mark.parametrize("name", BREAKOUT)
 def test_records_have_the_promised_shapes_and_dtypes(name: str) -> None:
     recording = _breakout(name)
-    assert recording.spec == EnvSpec((3, 84, 84), np.dtype(np.uint8), 4)
+    assert recording.spec == EnvSpec((3, 84, 84), np.dtype(np.uint8), 4, is_native=name == "breakout")
     assert recording.spec.is_image
     for observation in (recording.first, recording.steps[0].observation):
         assert (observation.shape, observation.dtype) == ((B, 3, 84, 84), np.uint8)

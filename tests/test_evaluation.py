@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from toy_envs import TOY, Choice, configure, make_choice, make_constant_reward, 
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, spec_of
+from arcadia.envs import EnvFactory, make_camera, make_vector_env, spec_of
 from arcadia.evaluation import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
@@ -20,6 +21,7 @@ from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
 from arcadia.runtimes import train
 from arcadia.types import Episode, ProcessError, UserError
+from arcadia.video import replay
 
 
 def games(scores: list[float], *, greedy: bool = False) -> Evaluation:
@@ -354,6 +356,42 @@ def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = {"torso": "mlp", "hidden_sizes": (4,), "max_episode_steps": 60}
     train(configure(TOY, "pong", run, **settings, **small, total_steps=20))
     return run
+
+
+def test_native_games_are_played_in_threads_and_their_scores_are_those_of_one_seed(pong, monkeypatch):
+    """Of 50 games at most 40 at once: three threads with 17, 17 and 16 games."""
+    first = evaluate_run(pong, episodes=50, num_envs=40, record=True)
+    assert [len(recording.games) for recording, _ in first.games] == [17] * 34 + [16] * 16
+    assert len({recording.seed for recording, _ in first.games}) == 3
+    assert max(recording.num_envs for recording, _ in first.games) <= 40 / 3
+    assert [game.score for _, game in first.games] == first.result["scores"]
+    recording, game = first.games[-1]
+    camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
+    assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert evaluate_run(pong, episodes=50, num_envs=40).result == first.result
+
+
+def test_every_thread_ends_where_one_fails_or_the_user_interrupts(pong):
+    def make_env(config, *, num_envs, seed, num_threads=1):
+        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        made.append(env)
+        if len(made) == 3:  # of the second player; the first is asked for its specification
+            env.step = fail
+        return env
+
+    def fail(action):
+        raise ArithmeticError("broken")
+
+    def interrupt(finished):
+        raise KeyboardInterrupt
+
+    made = []
+    with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: broken .*\nTraceback"):
+        evaluate_run(pong, episodes=64, make_env=make_env)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(pong, episodes=64, on_progress=interrupt)
+    assert threading.active_count() == 1
 
 
 def test_a_protocol_by_flag(pong):

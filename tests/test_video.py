@@ -88,7 +88,7 @@ def test_pace_is_that_of_the_emulators_60_frames_a_second(name: str) -> None:
 def test_a_game_is_replayed_from_its_first_decision_to_its_last(run: Path) -> None:
     """Seven games in three environments: the later ones start in the middle of the recording."""
     evaluated = evaluate_run(run, episodes=7, num_envs=3, record=True)
-    recording = evaluated.recording
+    recording = evaluated.games[0][0]
     assert [game.score for game in recording.games] == evaluated.result["scores"]
     last = recording.games[-1]
     assert last.start > 0
@@ -112,23 +112,23 @@ def test_a_game_is_replayed_from_its_first_decision_to_its_last(run: Path) -> No
 def test_an_environment_that_does_not_repeat_itself_is_not_shown(run: Path) -> None:
     """Other games under another seed: CartPole pays 1 a decision whatever happens, but the game ends elsewhere."""
     evaluated = evaluate_run(run, episodes=1, record=True)
-    recording = evaluated.recording
+    recording, game = evaluated.games[0]
     camera = make_camera(evaluated.config.env, num_envs=1, seed=recording.seed + 1)
     with pytest.raises(UserError, match="did not repeat itself"):
-        list(replay(camera, recording, recording.games[0]))
+        list(replay(camera, recording, game))
     rewards = [decision._replace(reward=decision.reward * 2) for decision in recording.decisions]
     camera = make_camera(evaluated.config.env, num_envs=1, seed=recording.seed)
     with pytest.raises(UserError, match="did not repeat itself"):
-        list(replay(camera, recording._replace(decisions=rewards), recording.games[0]))
+        list(replay(camera, recording._replace(decisions=rewards), game))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_a_video_has_a_frame_per_decision_and_the_right_size(run: Path, tmp_path: Path, suffix: str) -> None:
     evaluated = evaluate_run(run, episodes=1, record=True)
-    game = evaluated.recording.games[0]
+    recording, game = evaluated.games[0]
     path = tmp_path / f"game{suffix}"
     seen: list[int] = []
-    count = record(evaluated.config.env, evaluated.recording, game, path, on_progress=seen.append)
+    count = record(evaluated.config.env, recording, game, path, on_progress=seen.append)
     assert count == game.score + 1
     assert seen == list(range(1, count + 1))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -246,9 +246,9 @@ def test_a_missing_extra_is_named(run: Path) -> None:
 def test_recording_keeps_the_scores(run: Path) -> None:
     plain = evaluate_run(run, episodes=5, num_envs=2)
     recorded = evaluate_run(run, episodes=5, num_envs=2, record=True)
-    assert plain.recording is None
+    assert not plain.games
     assert plain.result == recorded.result
-    assert {game.env for game in recorded.recording.games} == {0, 1}
+    assert {game.env for _, game in recorded.games} == {0, 1}
 
 
 def test_a_torn_video_is_no_video(run: Path, tmp_path: Path) -> None:
@@ -268,8 +268,8 @@ def test_a_gif_of_a_fast_environment_shows_fewer_frames(run: Path, tmp_path: Pat
     """Browsers show more than 50 frames a second at 10."""
     monkeypatch.setattr("arcadia.video.MAX_GIF_FPS", 20.0)
     evaluated = evaluate_run(run, episodes=1, record=True)
-    game, path = evaluated.recording.games[0], tmp_path / "game.gif"
-    count = record(evaluated.config.env, evaluated.recording, game, path)
+    (recording, game), path = evaluated.games[0], tmp_path / "game.gif"
+    count = record(evaluated.config.env, recording, game, path)
     assert count == np.ceil((game.score + 1) / 3), "CartPole's 50 a second become 16.7"
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert frames == count

@@ -1,6 +1,7 @@
 """What the scores of whole games say: evaluations in training and of a finished run."""
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -13,15 +14,17 @@ import torch
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
+from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself, spec_of
 from arcadia.files import write_atomically
 from arcadia.metrics import is_finite
 from arcadia.parameters import Snapshot
-from arcadia.player import Evaluation, Player, Recording
+from arcadia.player import Evaluation, Game, Player, Recording, play_side_by_side
 from arcadia.published import human_normalized
 from arcadia.run_directory import load_config
 from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.validation import with_settings
+
+GAMES_PER_THREAD = 16
 
 
 def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class PeriodicEvaluator:
                     num_episodes=num_episodes,
                     greedy=greedy,
                     seed=config.runtime.seed,
-                    restart=restart,
+                    stream=restart,
                     num_envs=num_episodes,
                 )
             )
@@ -171,7 +174,7 @@ class Evaluated(NamedTuple):
 
     config: TrainConfig
     result: dict[str, Any]  # summary and scores, with what was played
-    recording: Recording | None
+    games: list[tuple[Recording, Game]]  # in the order of the scores; none where nothing was recorded
 
 
 def evaluate_run(
@@ -180,7 +183,7 @@ def evaluate_run(
     episodes: int,
     greedy: bool = False,
     best: bool = False,
-    num_envs: int = 16,
+    num_envs: int = 32,
     seed: int = 1_000_000,
     env: str | None = None,
     noop_max: int | None = None,
@@ -191,6 +194,7 @@ def evaluate_run(
     """Play whole games with a run's newest or best parameters.
 
     Args:
+        num_envs: at most so many games at once, of native environments in threads of GAMES_PER_THREAD.
         env: another id of the run's game, for its protocol, such as sticky actions.
         noop_max: a game starts with fewer than this many random no-ops.
         record: keep the recording from which videos are made.
@@ -212,23 +216,28 @@ def evaluate_run(
     config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)
     num_torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the emulator's threads need the processor; torch's would wait for it, all of them
+    torch.set_num_threads(1)  # each player has its thread, and torch's own would wait for a processor, all of them
     try:
-        player = Player(
-            config,
-            make_env,
-            num_episodes=episodes,
-            greedy=greedy,
-            seed=seed,
-            num_envs=min(num_envs, episodes),
-            num_threads=num_envs,
-            record=record,
-        )
-        player.start(snapshot)
-        evaluation = None
-        while evaluation is None:
-            evaluation = player.step()
-            on_progress(player.num_finished)
+        num_players = -(-num_envs // GAMES_PER_THREAD) if spec_of(config.env, make_env).is_native else 1
+        num_players = min(num_players, episodes)
+        players = []
+        for index in range(num_players):
+            share = episodes // num_players + (index < episodes % num_players)
+            rounds = -(-share * num_players // num_envs)
+            player = Player(
+                config,
+                make_env,
+                num_episodes=share,
+                greedy=greedy,
+                seed=seed,
+                num_envs=-(-share // rounds),  # all have the same number of games, so that none plays on alone
+                num_threads=max(1, (os.cpu_count() or 1) // num_players),
+                record=record,
+                stream=index,
+            )
+            player.start(snapshot)
+            players.append(player)
+        evaluation = play_side_by_side(players, on_progress)
     except (UserError, DivergedError):
         raise
     except Exception as error:
@@ -250,7 +259,8 @@ def evaluate_run(
         "human_normalized": _human_normalized(config.env.env, summary["mean"]),
         "scores": [episode.episode_return for episode in evaluation.episodes],
     }
-    return Evaluated(config, result, player.recording)
+    recordings = [player.recording for player in players if player.recording is not None]
+    return Evaluated(config, result, [(recording, game) for recording in recordings for game in recording.games])
 
 
 def save_evaluation(run: Path, result: dict[str, Any]) -> Path:

@@ -1,6 +1,9 @@
 """Playing whole games with fixed parameters."""
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,7 @@ from arcadia.rollout import EpisodeTracker, starts_anew
 from arcadia.types import Actions, DivergedError, Episode, ModelOutput, Rewards, UserError
 
 MAX_GAME_STEPS = 200_000  # Atari ids promise 100,000 at most
+PROGRESS_SECONDS = 0.2
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
 
 
@@ -69,6 +73,7 @@ class Player:
         config: `model.dtype` must be resolved.
         greedy: take the most probable action instead of sampling.
         record: keep `recording`, of the first evaluation only.
+        stream: selects other games and samples than those of another player with the same seed.
     """
 
     def __init__(
@@ -82,9 +87,9 @@ class Player:
         num_envs: int,
         num_threads: int = 1,
         record: bool = False,
-        restart: int = 0,
+        stream: int = 0,
     ) -> None:
-        entropy = (seed, _EVALUATION_STREAM, greedy, *[restart] * (restart > 0))
+        entropy = (seed, _EVALUATION_STREAM, greedy, *[stream] * (stream > 0))
         seeds = np.random.SeedSequence(entropy).generate_state(2)
         env_seed, action_seed = int(seeds[0]) >> 2, int(seeds[1])
         self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
@@ -174,6 +179,41 @@ class Player:
     def num_finished(self) -> int:
         """Games finished since `start`."""
         return len(self._episodes)
+
+
+def play_side_by_side(players: list[Player], on_progress: Callable[[int], None]) -> Evaluation:
+    """Let players that have started finish their games, each in a thread of its own; return the games of all in turn.
+
+    Args:
+        on_progress: told every PROGRESS_SECONDS how many games are over.
+
+    Raises:
+        Exception: what a player raises.
+    """
+    is_given_up = threading.Event()
+
+    def play(player: Player) -> Evaluation | None:
+        evaluation = None
+        while evaluation is None and not is_given_up.is_set():
+            evaluation = player.step()
+        return evaluation
+
+    with ThreadPoolExecutor(len(players), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        futures = [threads.submit(play, player) for player in players]
+        playing = set(futures)
+        try:
+            while playing:
+                done, playing = wait(playing, PROGRESS_SECONDS, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                on_progress(sum(player.num_finished for player in players))
+        finally:
+            is_given_up.set()
+    evaluations = [evaluation for future in futures if (evaluation := future.result())]
+    return evaluations[0]._replace(
+        episodes=tuple(episode for evaluation in evaluations for episode in evaluation.episodes),
+        seconds=max(evaluation.seconds for evaluation in evaluations),
+    )
 
 
 def load_snapshot(snapshot: Snapshot, model: ActorCritic, parameters: FlatParameters) -> None:

@@ -25,8 +25,8 @@ class EvalArguments:
     """Take the most probable action instead of sampling."""
     best: Switch = False
     """Use the best parameters of the run instead of the newest."""
-    num_envs: int = 16
-    """Games played at once."""
+    num_envs: int = 32
+    """Games played at once; Atari's in threads of 16."""
     seed: int = 1_000_000
     """Seed of games and sampling; never one that training uses."""
     env: str | None = None
@@ -137,10 +137,10 @@ def play(arguments: list[str]) -> int:
             record=True,
             on_progress=progress,
         )
-    assert evaluated.recording is not None
-    print(f"score {evaluated.recording.games[0].score:g}")
+    recording, game = evaluated.games[0]
+    print(f"score {game.score:g}")
     if given.render:
-        show(evaluated.config.env, evaluated.recording, evaluated.recording.games[0])
+        show(evaluated.config.env, recording, game)
     if writes_video:
         print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, str(given.seed))))
     return 0
@@ -174,10 +174,9 @@ def _record(evaluated: "Evaluated", index: int, path: Path) -> str:
     """Write one game as a video; return a line about it."""
     from arcadia.video import record
 
-    assert evaluated.recording is not None
-    game = evaluated.recording.games[index]
+    recording, game = evaluated.games[index]
     with _bar("recording", game.stop - game.start + 1) as show:
-        frames = record(evaluated.config.env, evaluated.recording, game, path, on_progress=show)
+        frames = record(evaluated.config.env, recording, game, path, on_progress=show)
     return f"{path}: score {game.score:g}, {frames:,} frames"
 
 

@@ -78,7 +78,8 @@ class Atari:
             raise UserError(f"forced_actions {self._forced_actions} must be below {len(actions)}, the game's actions")
         self._channels = 3 if config.color else 1
         shape = (config.frame_stack * self._channels, *config.frame_size)
-        self.spec = EnvSpec(shape, np.dtype(np.uint8), len(actions) - self._first_action, self._channels)
+        num_actions = len(actions) - self._first_action
+        self.spec = EnvSpec(shape, np.dtype(np.uint8), num_actions, self._channels, is_native=self._is_native)
         self.num_envs = num_envs
         self._rng = np.random.default_rng(seed)
         self._seed: int | None = seed

@@ -14,7 +14,7 @@ TorsoFactory = Callable[[tuple[int, ...]], nn.Module]
 
 
 class EnvSpec(NamedTuple):
-    """What a model is built from."""
+    """What a model is built from and what plays has to know."""
 
     observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
@@ -22,6 +22,7 @@ class EnvSpec(NamedTuple):
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
     is_continuous: bool = False
     make_torso: TorsoFactory | None = None  # the caller's own
+    is_native: bool = False  # steps outside the Python interpreter, so that threads can play side by side
 
     @property
     def is_image(self) -> bool:
