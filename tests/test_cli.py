@@ -95,7 +95,7 @@ def assert_panel(ended: Ended, *named: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["xyzzy"], ["unknown environment 'xyzzy'", "try pong"]),
+        (["xyzzy"], ["unknown environment 'xyzzy'", "try pong", "give make_env, from Python"]),
         (["pongg"], ["'pongg'", "closest: pong"]),
         (["CartPol-v1"], ["'CartPol-v1'", "CartPole-v1"]),
         (["BreakoutNoFramskip-v4"], ["'BreakoutNoFramskip-v4'", "closest: "]),
@@ -472,6 +472,7 @@ def test_stop_score_and_total_minutes_end_a_run(arcadia, tmp_path):
     ended = arcadia("train", "CartPole-v1", *options, "--stop-score", 5, "--run-dir", tmp_path / "score")
     assert ended.code == 0
     assert "stop_score reached" in ended.out
+    assert f"arcadia resume {tmp_path / 'score'} --stop-score N\n" in ended.out
     assert read_metrics(tmp_path / "score")[-1]["episodes"] >= 100, "a mean of 100 episodes, never of fewer"
     ended = arcadia("train", "CartPole-v1", *options, "--total-minutes", 0.01, "--run-dir", tmp_path / "minutes")
     assert ended.code == 0

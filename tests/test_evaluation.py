@@ -372,6 +372,21 @@ def test_native_games_are_played_in_threads_and_their_scores_are_those_of_one_se
     assert evaluate_run(pong, episodes=50, num_envs=40).result == first.result
 
 
+def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
+    def make_env(config, *, num_envs, seed, num_threads=1):
+        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        step = env.step
+        env.step = lambda action: step(action)._replace(shifted=None)
+        return env
+
+    (first, *_), (second, *_) = (
+        [recording for recording, _ in evaluate_run(pong, episodes=4, num_envs=2, record=True, make_env=make).games]
+        for make in (make_vector_env, make_env)
+    )
+    assert len(first.decisions) == len(second.decisions) > 100
+    assert all((a.value == b.value).all() for a, b in zip(first.decisions, second.decisions, strict=True))
+
+
 def test_every_thread_ends_where_one_fails_or_the_user_interrupts(pong):
     def make_env(config, *, num_envs, seed, num_threads=1):
         env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)

@@ -288,7 +288,7 @@ def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(kind: s
             rows = normalizer.newest(first)[None]
             normalizer.load(normalizer.gather(rows, np.ones((1, B), np.bool_))[1])
         out = torch.full(second.shape, torch.nan)
-        normalizer.shift(second, _apply(normalizer, first), out)
+        normalizer.apply(second, out, before=_apply(normalizer, first))
         assert torch.equal(out, _apply(normalizer, second))
 
 

@@ -96,7 +96,8 @@ class Player:
         dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
-        self._inputs = torch.empty(1, num_envs, *self._env.spec.observation_shape, dtype=dtype)
+        self._inputs = torch.empty(2, num_envs, *self._env.spec.observation_shape, dtype=dtype)  # of two steps in turn
+        self._row = 0
         self._greedy, self._reset_on_life_loss = greedy, config.model.reset_on_life_loss
         self._generator = torch.Generator().manual_seed(action_seed)
         base, extra = divmod(num_episodes, num_envs)
@@ -113,6 +114,7 @@ class Player:
         self._snapshot, self._started = snapshot, time.perf_counter()
         num_envs = self._env.num_envs
         self._observation = self._env.reset()
+        self._is_shifted = False  # each observation is the last one and a newest frame
         self._state = self._model.initial_state(num_envs)
         self._is_first = np.ones(num_envs, np.bool_)
         self._resetting = np.zeros(num_envs, np.bool_)
@@ -128,9 +130,11 @@ class Player:
             DivergedError: the policy is not finite.
             UserError: a game does not end.
         """
-        self._model.normalizer.apply(self._observation, out=self._inputs[0])
+        self._row = 1 - self._row
+        before = self._inputs[1 - self._row] if self._is_shifted else None
+        self._model.normalizer.apply(self._observation, out=self._inputs[self._row], before=before)
         is_first = torch.from_numpy(self._is_first)[None]
-        output = self._model(self._inputs, is_first, self._state)
+        output = self._model(self._inputs[self._row, None], is_first, self._state)
         policy, self._state = output.policy, output.state
         if not policy.is_finite():
             raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
@@ -148,6 +152,7 @@ class Player:
         if self._tracker.longest > MAX_GAME_STEPS:
             raise UserError(f"a game has not ended within {MAX_GAME_STEPS:,} decisions: the environment needs a limit")
         self._observation = step.observation
+        self._is_shifted = step.shifted is not None and bool(step.shifted.all())
         self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
         self._resetting = step.reset_next
         if self._missing.any():

@@ -178,10 +178,8 @@ class RolloutCollector:
         """Return the output [1, B] of the model for the current observation, row t."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
-        if t > 0 and self._is_shifted:
-            self._model.normalizer.shift(self._observation, self._inputs[t - 1], out=self._inputs[t])
-        else:
-            self._model.normalizer.apply(self._observation, out=self._inputs[t])
+        before = self._inputs[t - 1] if t > 0 and self._is_shifted else None
+        self._model.normalizer.apply(self._observation, out=self._inputs[t], before=before)
         self._is_first[t] = self._next_is_first
         is_first = torch.from_numpy(self._is_first[t : t + 1])
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)

@@ -90,7 +90,7 @@ def _closest(name: str, ids: set[str], atari_games: dict[str, str]) -> str:
     wanted = wanted.removesuffix("noframeskip").removesuffix("deterministic")
     keys = difflib.get_close_matches(wanted, by_simple, n=3, cutoff=0.5)
     if not keys:
-        return ": try pong, ALE/Pong-v5 or CartPole-v1"
+        return ": try pong, ALE/Pong-v5 or CartPole-v1; one of your own: give make_env, from Python"
     return f"; closest: {', '.join(by_simple[key] for key in keys)}"
 
 

@@ -85,22 +85,18 @@ class ObservationNormalizer:
     def _tile(self, frame: Tensor) -> Tensor:
         return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
-    def apply(self, observation: Observations, out: Tensor) -> None:
-        """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype)."""
-        self._convert(torch.from_numpy(observation), self._mean, self._scale, out)
-
-    def shift(self, observation: Observations, before: Tensor, out: Tensor) -> None:
-        """Write the same as `apply`, for frames of which only the newest has to be converted.
+    def apply(self, observation: Observations, out: Tensor, *, before: Tensor | None = None) -> None:
+        """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype).
 
         Args:
-            observation: [B, ...]; all frames but the newest are those that `before` ends with.
-            before: [B, ...] the model input of the last observation, by the same statistics.
+            before: [B, ...] the model input, by the same statistics, of frames that end with all of `observation`
+                but the newest: only that is converted.
         """
-        newest = slice(-self._channels, None)
-        out[:, : -self._channels] = before[:, self._channels :]
-        self._convert(torch.from_numpy(observation[:, newest]), self._mean[newest], self._scale[newest], out[:, newest])
-
-    def _convert(self, raw: Tensor, mean: Tensor, scale: Tensor, out: Tensor) -> None:
+        raw, mean, scale = torch.from_numpy(observation), self._mean, self._scale
+        if before is not None:
+            out[:, : -self._channels] = before[:, self._channels :]
+            raw, out = raw[:, -self._channels :], out[:, -self._channels :]
+            mean, scale = mean[-self._channels :], scale[-self._channels :]
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
