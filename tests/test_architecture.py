@@ -15,7 +15,7 @@ MAX_LINES = 320
 LAYERS = (
     ("arcadia",),
     ("distributions",),
-    ("types",),
+    ("types", "stopwatch"),
     ("config", "files"),
     ("validation",),
     ("envs",),

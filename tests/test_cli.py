@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -265,6 +266,20 @@ def test_a_bad_value_for_bench_is_refused(arcadia):
     assert_one_line(arcadia("bench", "pong", "--recipe", "nosuch"), "nosuch", *RECIPES)
     assert_one_line(arcadia("bench", "pong", "--seconds", "0"), "seconds must be > 0", "got 0")
     assert_one_line(arcadia("bench", "pong", "--num-envs", "0"), "num_envs must be >= 1", "got 0")
+
+
+@pytest.mark.slow
+def test_bench_says_how_fast_training_is_and_where_its_time_and_memory_go(arcadia):
+    ended = arcadia("bench", "CartPole-v1", "--num-workers", 1, "--num-envs", 4, "--seconds", 3, "--json")
+    assert ended.code == 0, ended
+    result = json.loads(ended.out)
+    assert 0 < result["train_steps_per_s"] < result["env_only_steps_per_s"]
+    assert result["ratio"] == pytest.approx(
+        statistics.median([row["train_steps_per_s"] / row["env_only_steps_per_s"] for row in result["rounds"]])
+    )
+    assert result["time"].keys() == {"env", "acting", "learning", "optimizer", "waiting"}
+    assert sum(result["time"].values()) == pytest.approx(1, abs=0.1), "medians of each"
+    assert 200 < result["memory_mib"] < 3000
 
 
 def test_an_unknown_command_is_refused_and_none_shows_the_usage(arcadia):

@@ -1,6 +1,7 @@
 """Rollouts of scripted environments: every flag at every border, carried from one rollout to the next."""
 
 import dataclasses
+import time
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from arcadia.envs import EnvSpec, make_vector_env
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
+from arcadia.stopwatch import Stopwatch
 from arcadia.types import Rollout, Timestep
 from arcadia.worker import Worker, seeds
 
@@ -104,6 +106,7 @@ def _collector(
         gamma=0.9,
         reset_on_life_loss=reset_on_life_loss,
         generator=generator,
+        stopwatch=Stopwatch(),
     )
     return collector, model
 
@@ -399,7 +402,9 @@ def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(refill: boo
 
     env.step = step
     generator = torch.Generator().manual_seed(0)
-    collector = RolloutCollector(env, model, num_steps=50, config=config, gamma=0.9, generator=generator)
+    collector = RolloutCollector(
+        env, model, num_steps=50, config=config, gamma=0.9, generator=generator, stopwatch=Stopwatch()
+    )
     statistics = torch.zeros(model.statistics_size, dtype=torch.float64)
     for _ in range(8):
         observations.clear()
@@ -447,6 +452,38 @@ def _worker(
     )
     store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
     return Worker(config, store, _scripted, worker=0), store, state.counters
+
+
+def test_the_stopwatch_says_where_the_time_of_a_worker_goes() -> None:
+    """An environment that sleeps for 4 ms, a pause of 20 ms between two updates."""
+    config = TrainConfig(
+        env=EnvConfig(num_envs=B), model=ModelConfig(torso="mlp"), runtime=RuntimeConfig(num_steps=(T,))
+    )
+    env = ScriptedEnv()
+    model = build_model(config.model, env.spec, seed=0)
+    state = create_shared_state(
+        config.optimizer, FlatParameters(model).read(), num_workers=1, statistics_size=model.statistics_size
+    )
+    store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
+    step = env.step
+
+    def slow(action: np.ndarray) -> Timestep:
+        time.sleep(0.004)
+        return step(action)
+
+    env.step = slow
+    worker = Worker(config, store, lambda *_, **__: env, worker=0)
+    for _ in range(5):
+        worker.update()
+    time.sleep(0.02)
+    started = time.perf_counter()
+    shares = {name: value for name, value in worker.update().metrics.items() if name.startswith("time_")}
+    seconds = 0.02 + time.perf_counter() - started
+    assert shares.keys() == {f"time_{name}" for name in ("env", "acting", "learning", "optimizer", "waiting")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["time_env"] * seconds > 0.018
+    assert shares["time_waiting"] * seconds > 0.018
+    assert all(0 < share < 0.5 for share in (shares["time_acting"], shares["time_learning"], shares["time_optimizer"]))
 
 
 def test_every_run_worker_and_restart_has_its_own_random_numbers() -> None:

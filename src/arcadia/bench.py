@@ -1,6 +1,6 @@
 """Training speed against the environments' own, measured in turns in one run."""
 
-import os
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch.multiprocessing
 
 from arcadia.config import EnvConfig
@@ -24,6 +25,8 @@ from arcadia.runtimes.session import default_workers
 from arcadia.types import Actions, UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
+PARTS = ("env", "acting", "learning", "optimizer", "waiting")
+MEMORY_SECONDS = 5.0  # between two looks
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
 
 
@@ -41,6 +44,9 @@ def bench(
     Env-only: `num_workers` processes x `num_envs` environments x one thread each with the recipe's preprocessing,
     NEXT_STEP resets (not counted) and random actions. Training: `arcadia train` as users run it, with metrics,
     checkpoints and evaluator, from the rows of its metrics.jsonl after the start-up. The two alternate `ROUNDS` times.
+
+    `time` is what the workers' time went to, in shares (docs/metrics.md), `memory_mib` the most that the whole process
+    tree held in training: the proportional set size where the system tells it (Linux), else the unique one.
 
     Args:
         seconds: of each kind in all.
@@ -60,17 +66,15 @@ def bench(
     config = replace(settings.env, env=env, num_envs=num_envs)
     spec_of(config)  # an unknown environment is an error before anything starts
     env_only: list[float] = []
-    training: list[float] = []
-    frames: list[float] = []
+    training: list[_Training] = []
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(ROUNDS):
             env_only.append(env_only_steps_per_s(config, workers, num_envs, seconds / ROUNDS))
             run = Path(folder) / str(round_)
-            steps_per_s, frames_per_s = _train(run, config, recipe_name, workers, seconds / ROUNDS)
-            training.append(steps_per_s)
-            frames.append(frames_per_s)
+            training.append(_train(run, config, recipe_name, workers, seconds / ROUNDS))
             on_progress(
-                f"round {round_ + 1}/{ROUNDS}: env only {env_only[-1]:,.0f}, training {training[-1]:,.0f} env_steps/s"
+                f"round {round_ + 1}/{ROUNDS}: env only {env_only[-1]:,.0f}, "
+                f"training {training[-1].steps_per_s:,.0f} env_steps/s"
             )
         trained = load_config(run)
     return {
@@ -84,11 +88,13 @@ def bench(
         "evaluator": f"on, at most {trained.runtime.eval_cpu_share:.0%} of the processor",
         "seconds": seconds,
         "env_only_steps_per_s": statistics.median(env_only),
-        "train_steps_per_s": statistics.median(training),
-        "train_frames_per_s": statistics.median(frames),
-        "ratio": statistics.median(train / play for train, play in zip(training, env_only, strict=True)),
+        "train_steps_per_s": statistics.median(train.steps_per_s for train in training),
+        "train_frames_per_s": statistics.median(train.frames_per_s for train in training),
+        "ratio": statistics.median(train.steps_per_s / play for train, play in zip(training, env_only, strict=True)),
+        "time": {name: statistics.median(train.time[name] for train in training) for name in training[0].time},
+        "memory_mib": max(train.memory_mib for train in training),
         "rounds": [
-            {"env_only_steps_per_s": play, "train_steps_per_s": train}
+            {"env_only_steps_per_s": play, "train_steps_per_s": train.steps_per_s}
             for train, play in zip(training, env_only, strict=True)
         ],
     }
@@ -133,8 +139,17 @@ def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, 
     connection.send(decisions / (time.perf_counter() - started))
 
 
-def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, seconds: float) -> tuple[float, float]:
-    """Run `arcadia train`; return env_steps and frames per second after the warm-up."""
+class _Training(NamedTuple):
+    """One round of training."""
+
+    steps_per_s: float
+    frames_per_s: float
+    time: dict[str, float]  # share of the workers' time, by part
+    memory_mib: float
+
+
+def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, seconds: float) -> _Training:
+    """Run `arcadia train` and measure it after the warm-up."""
     command = [sys.executable, "-m", "arcadia", "train", config.env, "--recipe", recipe_name]
     options = {
         "--num-workers": num_workers,
@@ -145,14 +160,38 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
     }
     for flag, value in options.items():
         command += [flag, str(value)]
-    result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
-    if result.returncode != 0:
-        raise UserError(f"training failed: {result.stderr.strip()}")
+    memory = 0
+    with tempfile.TemporaryFile("w+") as errors:
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            while process.poll() is None:
+                memory = max(memory, _memory(process))
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(MEMORY_SECONDS)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        errors.seek(0)
+        if process.returncode != 0:
+            raise UserError(f"training failed: {errors.read().strip()}")
     rows = [row for row in read_metrics(run) if row["kind"] == "train"]
-    first = next((row for row in rows if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), rows[0])
-    last = rows[-2]  # the last row is written after the workers have stopped
-    elapsed = last["seconds"] - first["seconds"]
-    return (
-        (last["env_steps"] - first["env_steps"]) / elapsed,
-        (last["frames"] - first["frames"]) / elapsed,
+    first = next((index for index, row in enumerate(rows) if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), 0)
+    rows = rows[first:-1]  # the last row is written after the workers have stopped
+    elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
+    return _Training(
+        steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
+        frames_per_s=(rows[-1]["frames"] - rows[0]["frames"]) / elapsed,
+        time={name: statistics.fmean(row[f"time_{name}"] for row in rows) for name in PARTS},
+        memory_mib=memory / 2**20,
     )
+
+
+def _memory(root: psutil.Process) -> int:
+    """Return the bytes that a process and its descendants hold together."""
+    total = 0
+    with contextlib.suppress(psutil.Error):  # it has ended
+        for process in [root, *root.children(recursive=True)]:
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
+    return total

@@ -9,6 +9,7 @@ from arcadia.distributions import concatenate
 from arcadia.envs import VectorEnv
 from arcadia.models import ActorCritic
 from arcadia.returns import discounted_sums
+from arcadia.stopwatch import Stopwatch
 from arcadia.types import BoolArray, DivergedError, Episode, ModelOutput, Rewards, Rollout, StatisticsUpdate, Timestep
 
 
@@ -63,6 +64,7 @@ class RolloutCollector:
         gamma: discount, of the returns by which rewards are normalised.
         reset_on_life_loss: the recurrent state starts anew after a termination within a game.
         generator: source of all action sampling.
+        stopwatch: counts the time in the environments as "env", the rest of `collect` as "acting".
     """
 
     def __init__(
@@ -75,8 +77,9 @@ class RolloutCollector:
         gamma: float,
         reset_on_life_loss: bool = False,
         generator: torch.Generator,
+        stopwatch: Stopwatch,
     ) -> None:
-        self._env, self._model = env, model
+        self._env, self._model, self._stopwatch = env, model, stopwatch
         self._config, self._gamma, self._reset_on_life_loss = config, gamma, reset_on_life_loss
         self._generator = generator
         size = (num_steps, env.num_envs)
@@ -128,7 +131,9 @@ class RolloutCollector:
             if not self._model.normalizer.is_frozen:
                 self._newest[t] = self._model.normalizer.newest(self._observation)
 
+            self._stopwatch.lap("acting")
             step = self._env.step(chosen)
+            self._stopwatch.lap("env")
             self._reward[t] = step.reward
             self._terminated[t] = step.terminated
             self._truncated[t] = step.truncated
@@ -152,7 +157,7 @@ class RolloutCollector:
             trace = (~(terminated | truncated)).float()
             self._discounted = discounted_sums(reward, self._discounted, trace, self._gamma, out=self._returns)
             reward = self._model.reward_normalizer.apply(reward)
-        return Rollout(
+        rollout = Rollout(
             observation=self._inputs,
             is_first=torch.from_numpy(self._is_first),
             state=initial_state,
@@ -165,6 +170,8 @@ class RolloutCollector:
             log_prob=policy.log_prob(action),
             value=torch.cat(values),
         )
+        self._stopwatch.lap("acting")
+        return rollout
 
     def _track_episodes(self, max_probability: Tensor | None) -> None:
         """Note the games that ended in the rollout; `max_probability` is [T, B]."""

@@ -13,6 +13,7 @@ from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import NOTHING, Counts, ParameterStore
 from arcadia.rollout import RolloutCollector
+from arcadia.stopwatch import Stopwatch
 from arcadia.types import DivergedError, Rollout, UpdateReport
 
 MAX_LOST_ROLLOUTS = 5  # in a row that taught nothing, for no gradient was finite
@@ -53,6 +54,7 @@ class Worker:
         self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model))
         self._parameters = FlatParameters(self._model)
         self._store.pull(self._parameters)
+        self._stopwatch = Stopwatch()
         self._collector = RolloutCollector(
             env,
             self._model,
@@ -61,6 +63,7 @@ class Worker:
             gamma=config.loss.gamma,
             reset_on_life_loss=config.model.reset_on_life_loss,
             generator=torch.Generator().manual_seed(action_seed),
+            stopwatch=self._stopwatch,
         )
         self._generator = torch.Generator().manual_seed(batch_seed)
         self._parameters.assert_views()
@@ -74,8 +77,11 @@ class Worker:
             DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
                 were not, or some of MAX_TAINTED_ROLLOUTS.
         """
+        lap = self._stopwatch.lap
+        lap("waiting")
         version = self._store.pull(self._parameters)
         self._store.pull_statistics(self._model)
+        lap("optimizer")
         try:
             self._check_losses()
             rollout = self._collector.collect()
@@ -92,6 +98,7 @@ class Worker:
         for index in self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
+                lap("optimizer")
             part = (rollout, targets)
             if index is not None:
                 part = (
@@ -99,12 +106,14 @@ class Worker:
                     type(targets)(*(target[:, index] for target in targets)),
                 )
             gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
+            lap("learning")
             if not math.isfinite(norm):
                 skipped.append(version)
                 continue
             staleness.append(self._store.push(gradient, NOTHING if losses else counts) - version)
             if not losses:
                 self._store.count(*NOTHING, collector.statistics())
+            lap("optimizer")
             losses.append([*map(float, loss), norm])
 
         if not losses:
@@ -118,6 +127,8 @@ class Worker:
             metrics["explained_variance"] = explained_variance(rollout, targets)
             metrics["entropy_coefficient"] = config.entropy_coefficient
             metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
+        lap("learning")
+        metrics |= {f"time_{name}": share for name, share in self._stopwatch.shares().items()}
         return UpdateReport(
             worker=self._worker,
             num_steps=self._num_steps,

@@ -49,6 +49,8 @@ def bench(arguments: list[str]) -> int:
         f"env only  {result['env_only_steps_per_s']:,.0f} env_steps/s\n"
         f"training  {result['train_steps_per_s']:,.0f} env_steps/s "
         f"({result['train_frames_per_s']:,.0f} frames/s)\n"
-        f"ratio     {result['ratio']:.1%}"
+        f"ratio     {result['ratio']:.1%}\n"
+        f"time      {', '.join(f'{name} {share:.1%}' for name, share in result['time'].items())}\n"
+        f"memory    {result['memory_mib']:,.0f} MiB"
     )
     return 0
