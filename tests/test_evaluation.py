@@ -359,16 +359,15 @@ def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_native_games_are_played_in_threads_and_their_scores_are_those_of_one_seed(pong, monkeypatch):
-    """Of 50 games at most 40 at once: three threads with 17, 17 and 16 games."""
+    """Of 50 games at most 40 at once, in two rounds: three threads with 8, 8 and 9."""
     first = evaluate_run(pong, episodes=50, num_envs=40, record=True)
-    assert [len(recording.games) for recording, _ in first.games] == [17] * 34 + [16] * 16
-    assert len({recording.seed for recording, _ in first.games}) == 3
-    assert max(recording.num_envs for recording, _ in first.games) <= 40 / 3
+    recordings = {recording.seed: recording for recording, _ in first.games}.values()
+    assert [recording.num_envs for recording in recordings] == [8, 8, 9]
     assert [game.score for _, game in first.games] == first.result["scores"]
     recording, game = first.games[-1]
     camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
     assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     assert evaluate_run(pong, episodes=50, num_envs=40).result == first.result
 
 
@@ -388,25 +387,66 @@ def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
 
 
 def test_every_thread_ends_where_one_fails_or_the_user_interrupts(pong):
+    """The games of the other thread never end by themselves."""
+
     def make_env(config, *, num_envs, seed, num_threads=1):
         env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
-        made.append(env)
-        if len(made) == 3:  # of the second player; the first is asked for its specification
-            env.step = fail
-        return env
+        plain_step = env.step
 
-    def fail(action):
-        raise ArithmeticError("broken")
+        def step(action):
+            steps.append(seed)
+            if fails and len(made) == 3 and env is made[-1] and len(steps) > 50:
+                raise ArithmeticError("broken")
+            timestep = plain_step(action)
+            return timestep._replace(reset_next=np.zeros_like(timestep.reset_next))
+
+        env.step = step
+        made.append(env)  # the first is asked for its specification alone
+        return env
 
     def interrupt(finished):
         raise KeyboardInterrupt
 
-    made = []
+    threads = threading.active_count()
+    made, steps, fails = [], [], True
     with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: broken .*\nTraceback"):
         evaluate_run(pong, episodes=64, make_env=make_env)
+    assert len(set(steps)) == 2
+    made, fails = [], False
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(pong, episodes=64, on_progress=interrupt)
-    assert threading.active_count() == 1
+        evaluate_run(pong, episodes=64, on_progress=interrupt, make_env=make_env)
+    assert len(steps) < 20_000
+    assert threading.active_count() == threads
+
+
+def test_environments_of_the_callers_own_are_stepped_where_they_are_made(tmp_path):
+    def make_env(config, *, num_envs, seed, num_threads=1):
+        env = make_numbered(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        plain_step, home = env.step, threading.get_ident()
+
+        def step(action):
+            assert threading.get_ident() == home
+            return plain_step(action)
+
+        env.step = step
+        return env
+
+    run = tmp_path / "run"
+    settings = {"runtime": "serial", "num_envs": 4, "num_steps": 8, "total_steps": 30, "eval_episodes": 0}
+    train(configure(TOY, "toy", run, **settings), make_env=make_numbered)
+    assert sorted(evaluate_run(run, episodes=4, make_env=make_env).result["scores"]) == [5.0, 10.0, 15.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "num_envs"), [(17, 17), (40, 40), (100, 100), (34, 17), (1, 40), (100, 32), (3, 1)]
+)
+def test_games_are_spread_evenly_and_never_more_than_asked_for_are_played_at_once(pong, episodes, num_envs):
+    games = evaluate_run(pong, episodes=episodes, num_envs=num_envs, record=True).games
+    assert len(games) == episodes
+    players = {recording.seed: recording for recording, _ in games}.values()
+    assert sum(recording.num_envs for recording in players) <= num_envs
+    rounds = math.ceil(episodes / num_envs)
+    assert {math.ceil(len(recording.games) / recording.num_envs) for recording in players} == {rounds}
 
 
 def test_a_protocol_by_flag(pong):

@@ -28,6 +28,7 @@ def report(loss: float, staleness: tuple[int, ...], scores: tuple[float, ...] = 
         episodes=episodes,
         staleness=staleness,
         metrics={"loss": loss},
+        seconds={"env": abs(loss), "acting": 3.0},
     )
 
 
@@ -68,6 +69,8 @@ def test_figures_are_means_since_the_last_flush():
         "episode_return": 6.0,
         "episode_length": 15.0,
         "num_steps_worker_0": 3.0,
+        "time_env": pytest.approx((1 + 4) / (1 + 4 + 3 + 3)),
+        "time_acting": pytest.approx(6 / 11),
     }
     assert figures.flush() == {}
     figures.add(report(-1.0, (2,)))
@@ -76,6 +79,8 @@ def test_figures_are_means_since_the_last_flush():
         "staleness": 2.0,
         "staleness_max": 2.0,
         "num_steps_worker_0": 3.0,
+        "time_env": 0.25,
+        "time_acting": 0.75,
     }, "no episode ended in between"
 
 

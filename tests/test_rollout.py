@@ -477,13 +477,12 @@ def test_the_stopwatch_says_where_the_time_of_a_worker_goes() -> None:
         worker.update()
     time.sleep(0.02)
     started = time.perf_counter()
-    shares = {name: value for name, value in worker.update().metrics.items() if name.startswith("time_")}
-    seconds = 0.02 + time.perf_counter() - started
-    assert shares.keys() == {f"time_{name}" for name in ("env", "acting", "learning", "optimizer", "waiting")}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["time_env"] * seconds > 0.018
-    assert shares["time_waiting"] * seconds > 0.018
-    assert all(0 < share < 0.5 for share in (shares["time_acting"], shares["time_learning"], shares["time_optimizer"]))
+    seconds = worker.update().seconds
+    elapsed = time.perf_counter() - started
+    assert seconds.keys() == {"env", "acting", "learning", "optimizer", "waiting"}
+    assert sum(seconds.values()) == pytest.approx(0.02 + elapsed, abs=0.01)
+    assert min(seconds["env"], seconds["waiting"]) >= 0.02
+    assert 0 < seconds["acting"] + seconds["learning"] + seconds["optimizer"] < elapsed - 0.02
 
 
 def test_every_run_worker_and_restart_has_its_own_random_numbers() -> None:

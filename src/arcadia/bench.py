@@ -26,6 +26,7 @@ from arcadia.types import Actions, UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
 PARTS = ("env", "acting", "learning", "optimizer", "waiting")
+MIN_ROWS = 3
 MEMORY_SECONDS = 5.0  # between two looks
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
 
@@ -46,7 +47,7 @@ def bench(
     checkpoints and evaluator, from the rows of its metrics.jsonl after the start-up. The two alternate `ROUNDS` times.
 
     `time` is what the workers' time went to, in shares (docs/metrics.md), `memory_mib` the most that the whole process
-    tree held in training: the proportional set size where the system tells it (Linux), else the unique one.
+    tree was seen to hold in training: the proportional set size where the system tells it (Linux), else the unique one.
 
     Args:
         seconds: of each kind in all.
@@ -170,7 +171,7 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
                     process.wait(MEMORY_SECONDS)
         finally:
             if process.poll() is None:
-                process.terminate()
+                process.kill()
                 process.wait()
         errors.seek(0)
         if process.returncode != 0:
@@ -178,6 +179,10 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
     rows = [row for row in read_metrics(run) if row["kind"] == "train"]
     first = next((index for index, row in enumerate(rows) if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), 0)
     rows = rows[first:-1]  # the last row is written after the workers have stopped
+    if len(rows) < MIN_ROWS:
+        raise UserError(
+            f"{len(rows)} rows of metrics after the warm-up are too few: give more --seconds, or less to learn"
+        )
     elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
     return _Training(
         steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
@@ -190,8 +195,9 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
 def _memory(root: psutil.Process) -> int:
     """Return the bytes that a process and its descendants hold together."""
     total = 0
-    with contextlib.suppress(psutil.Error):  # it has ended
+    with contextlib.suppress(psutil.NoSuchProcess):
         for process in [root, *root.children(recursive=True)]:
-            memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.uss)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+                memory = process.memory_full_info()
+                total += getattr(memory, "pss", memory.uss)
     return total

@@ -1,5 +1,7 @@
 """Checkpoints: safetensors with JSON inside. Nothing is pickled, and nothing that a file says is trusted."""
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import sys
@@ -101,6 +103,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     progress = json.dumps(checkpoint.progress)
     metadata = {"progress": progress, "sha256": _digest(tensors, progress), "arcadia": arcadia.__version__}
     write_atomically(path, [safetensors.torch.save(tensors, metadata)])
+    _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Return what the copies took to the system, which glibc does now and then, so that memory seems to grow."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _digest(tensors: dict[str, Tensor], progress: str) -> str:

@@ -1,7 +1,7 @@
 """What the scores of whole games say: evaluations in training and of a finished run."""
 
+import itertools
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -218,20 +218,20 @@ def evaluate_run(
     num_torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # each player has its thread, and torch's own would wait for a processor, all of them
     try:
-        num_players = -(-num_envs // GAMES_PER_THREAD) if spec_of(config.env, make_env).is_native else 1
-        num_players = min(num_players, episodes)
+        rounds = -(-episodes // num_envs)
+        slots = -(-episodes // rounds)  # games at once, each the first of `rounds` or one less
+        num_players = min(-(-num_envs // GAMES_PER_THREAD), slots) if spec_of(config.env, make_env).is_native else 1
+        ends = [slots * index // num_players for index in range(num_players + 1)]
         players = []
-        for index in range(num_players):
-            share = episodes // num_players + (index < episodes % num_players)
-            rounds = -(-share * num_players // num_envs)
+        for index, (first, end) in enumerate(itertools.pairwise(ends)):
             player = Player(
                 config,
                 make_env,
-                num_episodes=share,
+                num_episodes=episodes * end // slots - episodes * first // slots,
                 greedy=greedy,
                 seed=seed,
-                num_envs=-(-share // rounds),  # all have the same number of games, so that none plays on alone
-                num_threads=max(1, (os.cpu_count() or 1) // num_players),
+                num_envs=end - first,
+                num_threads=max(1, num_torch_threads // num_players),
                 record=record,
                 stream=index,
             )
@@ -254,6 +254,7 @@ def evaluate_run(
         "env_steps": snapshot.env_steps,
         "frames": snapshot.frames,
         "seed": seed,
+        "num_envs": num_envs,
         "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
         **(summary := summarize(evaluation, config.env.env)),
         "human_normalized": _human_normalized(config.env.env, summary["mean"]),

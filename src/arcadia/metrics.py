@@ -7,7 +7,7 @@ import math
 import re
 import uuid
 import warnings
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,8 @@ class RunningFigures:
                 values[name].append(value)
             values[f"num_steps_worker_{report.worker}"].append(report.num_steps)
         figures = {name: float(np.mean(column)) for name, column in values.items()}
+        seconds = sum((Counter(report.seconds) for report in reports), Counter[str]())
+        figures |= {f"time_{name}": part / seconds.total() for name, part in seconds.items()}
         staleness = [value for report in reports for value in report.staleness]
         if staleness:
             figures["staleness"] = float(np.mean(staleness))

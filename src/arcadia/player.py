@@ -187,7 +187,7 @@ class Player:
 
 
 def play_side_by_side(players: list[Player], on_progress: Callable[[int], None]) -> Evaluation:
-    """Let players that have started finish their games, each in a thread of its own; return the games of all in turn.
+    """Let players that have started finish their games, several in a thread each; return the games of all in turn.
 
     Args:
         on_progress: told every PROGRESS_SECONDS how many games are over.
@@ -195,6 +195,12 @@ def play_side_by_side(players: list[Player], on_progress: Callable[[int], None])
     Raises:
         Exception: what a player raises.
     """
+    if len(players) == 1:  # whose environments may not like to be in another thread than they were made in
+        evaluation = None
+        while evaluation is None:
+            evaluation = players[0].step()
+            on_progress(players[0].num_finished)
+        return evaluation
     is_given_up = threading.Event()
 
     def play(player: Player) -> Evaluation | None:
@@ -204,9 +210,9 @@ def play_side_by_side(players: list[Player], on_progress: Callable[[int], None])
         return evaluation
 
     with ThreadPoolExecutor(len(players), initializer=torch.set_num_threads, initargs=(1,)) as threads:
-        futures = [threads.submit(play, player) for player in players]
-        playing = set(futures)
         try:
+            futures = [threads.submit(play, player) for player in players]
+            playing = set(futures)
             while playing:
                 done, playing = wait(playing, PROGRESS_SECONDS, FIRST_EXCEPTION)
                 for future in done:

@@ -7,6 +7,10 @@ class Stopwatch:
     """Adds up laps by name."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all laps; the next begins now."""
         self._seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
@@ -16,8 +20,7 @@ class Stopwatch:
         self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
         self._last = now
 
-    def shares(self) -> dict[str, float]:
-        """Return the share of each name in all laps since the last call (they add up to 1), and start anew."""
+    def read(self) -> dict[str, float]:
+        """Return the seconds of each name since the last call."""
         seconds, self._seconds = self._seconds, {}
-        total = sum(seconds.values())
-        return {name: part / total for name, part in seconds.items()}
+        return seconds

@@ -55,7 +55,9 @@ class Timestep(NamedTuple):
     reset_next: BoolArray  # [B] truncated | (terminated & game over)
     frames: NDArray[np.int64]  # [B] emulator frames that this step consumed, reset included
     forced: BoolArray | None = None  # [B] the environment chose another action itself; None where it never does
-    shifted: BoolArray | None = None  # [B] all frames but the newest are those of the last observation; None: unknown
+    # [B] all frames but the newest are those of the last step's observation; None: unknown. Who changes observations or
+    # makes one step of several leaves it out.
+    shifted: BoolArray | None = None
 
 
 class ModelOutput(NamedTuple):
@@ -140,3 +142,4 @@ class UpdateReport:
     episodes: tuple[Episode, ...]
     staleness: tuple[int, ...]  # per optimizer step: updates by others since this worker's pull
     metrics: dict[str, float]  # finite figures only
+    seconds: dict[str, float]  # of the worker's time since the last report, by what it went to

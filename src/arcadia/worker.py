@@ -67,6 +67,7 @@ class Worker:
         )
         self._generator = torch.Generator().manual_seed(batch_seed)
         self._parameters.assert_views()
+        self._stopwatch.restart()
 
     def update(self) -> UpdateReport:
         """Collect one rollout and learn from it, in one or more passes.
@@ -128,7 +129,7 @@ class Worker:
             metrics["entropy_coefficient"] = config.entropy_coefficient
             metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
         lap("learning")
-        metrics |= {f"time_{name}": share for name, share in self._stopwatch.shares().items()}
+        seconds = self._stopwatch.read()
         return UpdateReport(
             worker=self._worker,
             num_steps=self._num_steps,
@@ -139,6 +140,7 @@ class Worker:
             episodes=collector.episodes,
             staleness=tuple(staleness),
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+            seconds=seconds,
         )
 
     def _check_losses(self) -> None:

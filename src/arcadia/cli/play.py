@@ -26,7 +26,7 @@ class EvalArguments:
     best: Switch = False
     """Use the best parameters of the run instead of the newest."""
     num_envs: int = 32
-    """Games played at once; Atari's in threads of 16."""
+    """At most so many games at once, of Atari with a fixed frame skip in threads of 16."""
     seed: int = 1_000_000
     """Seed of games and sampling; never one that training uses."""
     env: str | None = None

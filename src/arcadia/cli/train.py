@@ -90,8 +90,7 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
         f"{why}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
         f"mean score of the last 100 episodes {score}"
     )
-    later = (
-        "" if result.reason == "signal" else f" --{result.reason.replace('_', '-')} N"
-    )  # the same would end it at once
+    # With the limit that was reached, another session would end at once.
+    later = "" if result.reason == "signal" else f" --{result.reason.replace('_', '-')} N"
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}{later}")
     return code

@@ -14,7 +14,7 @@ TorsoFactory = Callable[[tuple[int, ...]], nn.Module]
 
 
 class EnvSpec(NamedTuple):
-    """What a model is built from and what plays has to know."""
+    """What a model is built from, and a player has to know."""
 
     observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
