@@ -104,8 +104,8 @@ def test_records_are_not_overwritten_by_later_steps() -> None:
     copies = [arrays[0].copy()]
     for _ in range(20):
         step = env.step(np.zeros(B, np.int64))
-        arrays += list(step[:-1])
-        copies += [field.copy() for field in step[:-1]]
+        arrays += list(step[:-2])
+        copies += [field.copy() for field in step[:-2]]
     env.reset()
     for array, copy in zip(arrays, copies, strict=True):
         assert (array == copy).all()
@@ -122,10 +122,10 @@ def test_records_have_the_promised_shapes_and_dtypes() -> None:
     for array in (observation, step.observation):
         assert array.shape == (B, 6)
         assert array.dtype == env.spec.observation_dtype
-    dtypes = [getattr(step, field).dtype for field in Timestep._fields[1:-1]]
-    assert step.forced is None  # the agent decides everything
+    dtypes = [getattr(step, field).dtype for field in Timestep._fields[1:-2]]
+    assert (step.forced, step.shifted) == (None, None)  # the agent decides everything, and nothing is stacked
     assert dtypes == [np.float32, np.bool_, np.bool_, np.bool_, np.int64]
-    assert all(getattr(step, field).shape == (B,) for field in Timestep._fields[1:-1])
+    assert all(getattr(step, field).shape == (B,) for field in Timestep._fields[1:-2])
 
 
 def test_action_outside_the_action_space_is_refused() -> None:
