@@ -26,7 +26,6 @@ from arcadia.types import Actions, UserError
 
 ROUNDS = 3  # of env-only play and training, in turns
 PARTS = ("env", "acting", "learning", "optimizer", "waiting")
-MIN_ROWS = 3
 MEMORY_SECONDS = 5.0  # between two looks
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
 
@@ -179,10 +178,8 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
     rows = [row for row in read_metrics(run) if row["kind"] == "train"]
     first = next((index for index, row in enumerate(rows) if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), 0)
     rows = rows[first:-1]  # the last row is written after the workers have stopped
-    if len(rows) < MIN_ROWS:
-        raise UserError(
-            f"{len(rows)} rows of metrics after the warm-up are too few: give more --seconds, or less to learn"
-        )
+    if len(rows) < 2:
+        raise UserError("training wrote too few rows of metrics after the warm-up: give more --seconds")
     elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
     return _Training(
         steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
