@@ -1,5 +1,6 @@
 """Arcadia from Python, and the examples."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_the_example_with_a_torso_of_ones_own(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "custom_torso.py"), "0.2"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    assert "mean score of 5 games: -2" in result.stdout
+    assert re.search(r"mean score of 5 games: -(1\d|2[01])", result.stdout), "Pong, hardly trained"
 
 
 def test_the_example_of_a_gymnasium_loop(tmp_path: Path) -> None:
