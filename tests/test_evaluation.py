@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_envs import TOY, Choice, configure, make_choice, make_constant_reward, make_crash, make_endless, make_numbered
+from toy_envs import (
+    TOY,
+    Choice,
+    configure,
+    make_choice,
+    make_constant_reward,
+    make_crash,
+    make_endless,
+    make_numbered,
+    make_unserved,
+)
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
@@ -215,6 +225,15 @@ def test_neither_untrained_nor_unchanged_parameters_are_evaluated():
     assert evaluator.is_idle
     current = current._replace(updates=4)
     assert len(evaluator.run()) == 2
+
+
+def test_a_game_that_no_longer_scores_counts_as_over_in_training(monkeypatch):
+    monkeypatch.setattr("arcadia.evaluation.PATIENCE", 15)
+    config = toy(eval_episodes=3)
+    evaluator = PeriodicEvaluator(config, make_unserved, lambda: snapshot(config, make_unserved))
+    for evaluation in evaluator.run():
+        assert [(game.episode_return, game.length) for game in evaluation.episodes] == [(2.0, 35)] * 3
+    assert evaluator.is_idle
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,14 @@ class Endless(Crash):
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 
+class Unserved(Endless):
+    """Pays 1 for its 10th and its 20th decision, then nothing more, and never ends."""
+
+    def step(self, action: int) -> Step:
+        self._step += 1
+        return np.zeros(3, np.float32), float(self._step in (10, 20)), False, False, {}
+
+
 class Misshapen(Crash):
     """Its 20th observation has another shape."""
 
@@ -336,6 +344,10 @@ def make_crash(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int 
 
 def make_endless(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(Endless, num_envs=num_envs, seed=seed)
+
+
+def make_unserved(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    return GymVectorEnv(Unserved, num_envs=num_envs, seed=seed)
 
 
 def make_exit(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:

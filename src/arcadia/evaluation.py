@@ -25,6 +25,7 @@ from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.validation import with_settings
 
 GAMES_PER_THREAD = 16
+PATIENCE = 4_500  # decisions without a reward in training's evaluations: five minutes of Atari
 
 
 def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
@@ -71,7 +72,8 @@ class PeriodicEvaluator:
     """Evaluates a changing policy, sampled and greedy games side by side.
 
     Each mode plays on with one snapshot until its games are over and then takes the next, so that a greedy policy
-    caught in an endless rally does not hold up the sampled games.
+    caught in an endless rally does not hold up the sampled games. A game that has brought no reward for PATIENCE
+    decisions, such as Breakout with a ball that the most probable action never serves, counts as over.
 
     Args:
         snapshot: returns the current parameters.
@@ -99,6 +101,7 @@ class PeriodicEvaluator:
                     seed=config.runtime.seed,
                     stream=restart,
                     num_envs=num_episodes,
+                    patience=PATIENCE,
                 )
             )
             for greedy in (False, True)

@@ -1,5 +1,6 @@
 """Playing whole games with fixed parameters."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class Player:
         config: `model.dtype` must be resolved.
         greedy: take the most probable action instead of sampling.
         record: keep `recording`, of the first evaluation only.
+        patience: a game is over, its score as it stands, once so many decisions in a row brought no reward; for no more
+            games than environments.
         stream: selects other games and samples than those of another player with the same seed.
     """
 
@@ -87,6 +90,7 @@ class Player:
         num_envs: int,
         num_threads: int = 1,
         record: bool = False,
+        patience: int | None = None,
         stream: int = 0,
     ) -> None:
         entropy = (seed, _EVALUATION_STREAM, greedy, *[stream] * (stream > 0))
@@ -102,6 +106,7 @@ class Player:
         self._generator = torch.Generator().manual_seed(action_seed)
         base, extra = divmod(num_episodes, num_envs)
         self._quota = np.full(num_envs, base) + (np.arange(num_envs) < extra)
+        self._patience = math.inf if patience is None else patience
         self.recording = Recording(env_seed, num_envs, [], []) if record else None
 
     def start(self, snapshot: Snapshot) -> None:
@@ -119,6 +124,7 @@ class Player:
         self._is_first = np.ones(num_envs, np.bool_)
         self._resetting = np.zeros(num_envs, np.bool_)
         self._tracker = EpisodeTracker(num_envs)
+        self._unrewarded = np.zeros(num_envs, np.int64)  # decisions since the last reward
         self._missing = self._quota.copy()
         self._episodes: list[Episode] = []
 
@@ -142,7 +148,9 @@ class Player:
         step = self._env.step(action[0].numpy())
         if self.recording is not None:
             self._record(action, output, step.reward)
-        for b, episode in self._tracker.add(step.reward, ~self._resetting, step.reset_next, None).items():
+        self._unrewarded = np.where((step.reward != 0) | self._resetting, 0, self._unrewarded + 1)
+        ended = step.reset_next | (self._unrewarded >= self._patience)
+        for b, episode in self._tracker.add(step.reward, ~self._resetting, ended, None).items():
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1
