@@ -15,8 +15,8 @@ from arcadia.checkpoint import load_newest
 from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env
+from arcadia.errors import UserError
 from arcadia.run_directory import load_config
-from arcadia.types import UserError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {

@@ -9,7 +9,8 @@ from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env
 from arcadia.envs.atari import Atari
 from arcadia.envs.names import AtariName
-from arcadia.types import Timestep, UserError
+from arcadia.errors import UserError
+from arcadia.types import Timestep
 
 B = 2
 NOOP, FIRE, RIGHT = 0, 1, 2

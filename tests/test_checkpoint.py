@@ -29,12 +29,12 @@ from arcadia.checkpoint import (
     take_checkpoint,
 )
 from arcadia.config import OptimizerConfig, TrainConfig
+from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
 from arcadia.run_directory import load_config, lock_run, new_run
 from arcadia.runtimes import resume, train
-from arcadia.types import UserError
 from arcadia.validation import config_from_dict
 
 P, W, K = 7, 3, 5  # parameters, workers, statistics

@@ -319,6 +319,16 @@ def test_help_for_train_explains_every_setting_with_its_default(arcadia, env):
     assert "env_steps" in text, "units are named"
 
 
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys\nfrom arcadia.cli import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "--num-workers" in ended.stdout
+    assert ended.returncode == 0
+
+
 def test_help_shows_the_defaults_of_the_recipe_that_will_be_used(arcadia):
     def rates(ended: Ended) -> list[str]:
         text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.out).split())

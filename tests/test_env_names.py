@@ -4,7 +4,7 @@ import pytest
 
 from arcadia.envs.factory import find
 from arcadia.envs.names import AtariName
-from arcadia.types import UserError
+from arcadia.errors import UserError
 
 RANDOM_SKIP = (2, 5)  # draws 2, 3 or 4
 

@@ -24,13 +24,14 @@ from toy_envs import (
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, make_camera, make_vector_env, spec_of
+from arcadia.errors import ProcessError, UserError
 from arcadia.evaluation import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
 from arcadia.runtimes import train
-from arcadia.types import Episode, ProcessError, UserError
+from arcadia.types import Episode
 from arcadia.video import replay
 
 

@@ -18,12 +18,12 @@ from arcadia.checkpoint import load_newest
 from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import VectorEnv, make_vector_env
+from arcadia.errors import UserError
 from arcadia.evaluation import load_run_snapshot
 from arcadia.films import PeriodicFilms
 from arcadia.metrics import read_metrics
 from arcadia.run_directory import load_config
 from arcadia.runtimes import resume, train
-from arcadia.types import UserError
 
 SMALL = {"num_envs": 2, "num_steps": 5, "num_epochs": 1, "num_minibatches": 1, "hidden_sizes": (4,), "eval_episodes": 1}
 

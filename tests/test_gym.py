@@ -11,7 +11,8 @@ import pytest
 from arcadia.config import EnvConfig
 from arcadia.envs import EnvSpec, make_vector_env, spec_of
 from arcadia.envs.gym import ActionRescaler, GymVectorEnv
-from arcadia.types import Timestep, UserError
+from arcadia.errors import UserError
+from arcadia.types import Timestep
 
 B = 3
 

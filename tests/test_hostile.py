@@ -25,11 +25,11 @@ from arcadia import checkpoint as checkpoints
 from arcadia.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from arcadia.cli import main
 from arcadia.envs.factory import find
+from arcadia.errors import UserError
 from arcadia.metrics import MetricsWriter, RunningFigures, read_metrics
 from arcadia.report.runs import read_run
 from arcadia.run_directory import load_config
 from arcadia.runtimes import train
-from arcadia.types import UserError
 from arcadia.validation import config_from_dict
 
 COMMANDS = (("eval",), ("resume",), ("play", "--video", "x.gif"), ("report", "--output", "page.html"))

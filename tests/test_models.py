@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
+from arcadia.errors import UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model
-from arcadia.types import UserError
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B, A = 5, 3, 7

@@ -17,12 +17,12 @@ from toy_envs import TOY, configure
 
 from arcadia.cli import main
 from arcadia.envs import atari
+from arcadia.errors import UserError
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
 from arcadia.report.runs import differences, group, mean_curve, read_run
 from arcadia.run_directory import new_run
 from arcadia.runtimes import train
-from arcadia.types import UserError
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

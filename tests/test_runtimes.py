@@ -36,12 +36,12 @@ from arcadia.checkpoint import (
     save_periodic,
 )
 from arcadia.config import EnvConfig, TrainConfig
+from arcadia.errors import DivergedError, ProcessError
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
 from arcadia.run_directory import load_config
 from arcadia.runtimes import resume, train
 from arcadia.runtimes.session import default_workers
-from arcadia.types import DivergedError, ProcessError
 
 
 def final(run: Path) -> Checkpoint:

@@ -19,11 +19,11 @@ from toy_envs import TOY, configure
 from arcadia.cli import main
 from arcadia.config import EnvConfig
 from arcadia.envs import make_camera, make_vector_env
+from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run
 from arcadia.player import Decision
 from arcadia.recipes import recipe
 from arcadia.runtimes import train
-from arcadia.types import UserError
 from arcadia.video import PANEL_WIDTH, Scene, draw, record, replay
 
 TOWERS = recipe("towers-24").config.env  # forced actions, one action less

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from arcadia.config import EnvConfig, TrainConfig
-from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, make_vector_env, repeats_itself
+from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, find, make_vector_env
+from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
@@ -21,7 +22,7 @@ from arcadia.run_directory import load_config
 from arcadia.runtimes import TrainResult
 from arcadia.runtimes import resume as resume_training
 from arcadia.runtimes import train as run_training
-from arcadia.types import Actions, Observations, UserError
+from arcadia.types import Actions, Observations
 from arcadia.validation import with_settings
 
 
@@ -92,7 +93,7 @@ def _check_importable(**factories: object) -> None:
 def _check_name(env: str) -> None:
     """Raise UserError where an environment of the caller's own could be taken for another."""
     try:
-        repeats_itself(env)
+        find(env)
     except UserError:
         return
     raise UserError(f"env {env!r} is an environment that Arcadia knows: give yours another name")

@@ -18,14 +18,14 @@ import torch.multiprocessing
 
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env, spec_of
+from arcadia.errors import UserError
 from arcadia.metrics import read_metrics
 from arcadia.recipes import recipe
 from arcadia.run_directory import load_config
 from arcadia.runtimes.session import default_workers
-from arcadia.types import Actions, UserError
+from arcadia.types import Actions
 
 ROUNDS = 3  # of env-only play and training, in turns
-PARTS = ("env", "acting", "learning", "optimizer", "waiting")
 MEMORY_SECONDS = 5.0  # between two looks
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
 
@@ -184,7 +184,11 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
     return _Training(
         steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
         frames_per_s=(rows[-1]["frames"] - rows[0]["frames"]) / elapsed,
-        time={name: statistics.fmean(row[f"time_{name}"] for row in rows) for name in PARTS},
+        time={
+            name.removeprefix("time_"): statistics.fmean(row[name] for row in rows)
+            for name in rows[0]
+            if name.startswith("time_")
+        },
         memory_mib=memory / 2**20,
     )
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import arcadia
+from arcadia.errors import UserError
 from arcadia.files import parse_json, write_atomically
 from arcadia.parameters import ENV_STEPS, SharedState
-from arcadia.types import UserError
 
 CHECKPOINTS_KEPT = 3
 MAX_BYTES = 2**32  # of a checkpoint; none is read that is larger

@@ -15,13 +15,13 @@ import torch
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself, spec_of
+from arcadia.errors import DivergedError, ProcessError, UserError, summary_of
 from arcadia.files import write_atomically
 from arcadia.metrics import is_finite
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Game, Player, Recording, play_side_by_side
 from arcadia.published import human_normalized
 from arcadia.run_directory import load_config
-from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.validation import with_settings
 
 GAMES_PER_THREAD = 16
@@ -38,7 +38,7 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
     episodes = evaluation.episodes
     scores = np.array([episode.episode_return for episode in episodes])
     interval = None
-    if len(scores) > 1 and not (evaluation.greedy and _repeats_itself(env)):
+    if len(scores) > 1 and not (evaluation.greedy and repeats_itself(env)):
         draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
         interval = np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
     return {
@@ -52,20 +52,6 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
         "ci95": interval,
         "mean_length": float(np.mean([episode.length for episode in episodes])),
     }
-
-
-def _repeats_itself(env: str) -> bool:
-    try:
-        return repeats_itself(env)
-    except UserError:  # an environment of the caller's own
-        return False
-
-
-def _human_normalized(env: str, score: float) -> float | None:
-    try:
-        return human_normalized(game_of(env), score)
-    except UserError:
-        return None
 
 
 class PeriodicEvaluator:
@@ -260,7 +246,7 @@ def evaluate_run(
         "num_envs": num_envs,
         "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
         **(summary := summarize(evaluation, config.env.env)),
-        "human_normalized": _human_normalized(config.env.env, summary["mean"]),
+        "human_normalized": human_normalized(game_of(config.env.env), summary["mean"]),
         "scores": [episode.episode_return for episode in evaluation.episodes],
     }
     recordings = [player.recording for player in players if player.recording is not None]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, make_camera
+from arcadia.errors import UserError
 from arcadia.parameters import Snapshot
 from arcadia.player import Player
-from arcadia.types import UserError
 from arcadia.video import check_video_extra, check_video_path, record
 
 FIRST_SEED = 3_000_000

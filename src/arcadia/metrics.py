@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from arcadia.config import TrainConfig
+from arcadia.errors import UserError, summary_of
 from arcadia.files import MAX_JSON_BYTES, LineWriter, parse_json, write_atomically
 from arcadia.models import ActorCritic
-from arcadia.types import Episode, UpdateReport, UserError, summary_of
+from arcadia.types import Episode, UpdateReport
 
 KINDS = ("train", "episode", "evaluation", "skipped", "restart")  # of rows
 WINDOW = 100  # episodes in the running mean score

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcadia.config import OptimizerConfig, Schedule
+from arcadia.errors import UserError
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.optimizers import build_optimizer, init_optimizer_state
 from arcadia.schedules import scheduled
-from arcadia.types import StatisticsUpdate, UserError
+from arcadia.types import StatisticsUpdate
 
 ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counters
 

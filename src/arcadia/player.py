@@ -14,10 +14,11 @@ from torch import Tensor
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
+from arcadia.errors import DivergedError, UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.rollout import EpisodeTracker, starts_anew
-from arcadia.types import Actions, DivergedError, Episode, ModelOutput, Rewards, UserError
+from arcadia.types import Actions, Episode, ModelOutput, Rewards
 
 MAX_GAME_STEPS = 200_000  # Atari ids promise 100,000 at most
 PROGRESS_SECONDS = 0.2

@@ -7,10 +7,11 @@ from torch import Tensor
 from arcadia.config import EnvConfig
 from arcadia.distributions import concatenate
 from arcadia.envs import VectorEnv
+from arcadia.errors import DivergedError
 from arcadia.models import ActorCritic
 from arcadia.returns import discounted_sums
 from arcadia.stopwatch import Stopwatch
-from arcadia.types import BoolArray, DivergedError, Episode, ModelOutput, Rewards, Rollout, StatisticsUpdate, Timestep
+from arcadia.types import BoolArray, Episode, ModelOutput, Rewards, Rollout, StatisticsUpdate, Timestep
 
 
 class EpisodeTracker:

@@ -14,8 +14,8 @@ import torch
 
 import arcadia
 from arcadia.config import TrainConfig
+from arcadia.errors import UserError
 from arcadia.files import read_json, write_atomically
-from arcadia.types import UserError
 from arcadia.validation import config_from_dict
 
 

@@ -4,9 +4,7 @@ T: actions in a rollout. B: environments of one worker. S: width of the recurren
 An action is one of A choices, [...] int64, or D numbers, [..., D] float32, where -1 and 1 are the environment's bounds.
 """
 
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,25 +18,6 @@ Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dt
 Actions = NDArray[Any]  # [B] int64, or [B, D] float32
 Rewards = NDArray[np.float32]
 Picture = NDArray[np.uint8]  # [height, width, 3] RGB
-
-
-class UserError(ValueError):
-    """Bad input from the user. The message is one line that names the value and the fix."""
-
-
-class DivergedError(RuntimeError):
-    """Training cannot go on: NaN or infinity. The message is one line that says where and what to change."""
-
-
-class ProcessError(RuntimeError):
-    """A worker or the evaluator died. The message names it and holds its traceback or signal."""
-
-
-def summary_of(error: BaseException) -> str:
-    """Describe an exception and where it was raised in one line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 class Timestep(NamedTuple):

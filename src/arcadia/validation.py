@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import numpy as np
 
 from arcadia.config import TrainConfig
-from arcadia.types import UserError
+from arcadia.errors import UserError
 
 
 class _Bounds(NamedTuple):

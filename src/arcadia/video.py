@@ -14,8 +14,9 @@ import numpy as np
 
 from arcadia.config import EnvConfig
 from arcadia.envs import Camera, make_camera
+from arcadia.errors import UserError
 from arcadia.player import Decision, Game, Recording
-from arcadia.types import Picture, UserError
+from arcadia.types import Picture
 
 PANEL_WIDTH = 260
 MIN_HEIGHT = 420

@@ -8,13 +8,14 @@ import torch
 
 from arcadia.config import LossConfig, TrainConfig
 from arcadia.envs import EnvFactory
+from arcadia.errors import DivergedError
 from arcadia.gradients import compute_gradient
 from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import NOTHING, Counts, ParameterStore
 from arcadia.rollout import RolloutCollector
 from arcadia.stopwatch import Stopwatch
-from arcadia.types import DivergedError, Rollout, UpdateReport
+from arcadia.types import Rollout, UpdateReport
 
 MAX_LOST_ROLLOUTS = 5  # in a row that taught nothing, for no gradient was finite
 MAX_TAINTED_ROLLOUTS = 50  # in a row of which some gradient was not

@@ -42,8 +42,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _run(arguments: list[str]) -> int:
     import arcadia
     from arcadia.cli import bench, play, recipes, report, train
+    from arcadia.errors import DivergedError, ProcessError, UserError
     from arcadia.terminal import one_line
-    from arcadia.types import DivergedError, ProcessError, UserError
 
     commands = {
         "train": train.train,

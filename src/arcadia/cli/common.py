@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from arcadia.types import UserError
+from arcadia.errors import UserError
 
 PANEL_LINES = 11
 T = TypeVar("T")

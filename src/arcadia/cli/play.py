@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcadia.cli.common import Run, Switch, parse
-from arcadia.types import UserError
+from arcadia.errors import UserError
 
 if TYPE_CHECKING:
     from arcadia.evaluation import Evaluated

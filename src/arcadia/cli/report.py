@@ -25,8 +25,8 @@ def report(arguments: list[str]) -> int:
         "went, what differed between them, and their videos.",
         args=arguments,
     )
+    from arcadia.errors import UserError
     from arcadia.report import write_report
-    from arcadia.types import UserError
 
     if not given.runs:
         raise UserError("no run given: arcadia report RUN [RUN ...]")

@@ -1,6 +1,6 @@
 """Environments behind one interface. Only this package imports gymnasium and ale_py."""
 
-from arcadia.envs.factory import game_of, make_camera, make_vector_env, repeats_itself, spec_of
+from arcadia.envs.factory import find, game_of, make_camera, make_vector_env, repeats_itself, spec_of
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, TorsoFactory, VectorEnv
 
@@ -11,6 +11,7 @@ __all__ = [
     "GymVectorEnv",
     "TorsoFactory",
     "VectorEnv",
+    "find",
     "game_of",
     "make_camera",
     "make_vector_env",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from arcadia.config import EnvConfig
 from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.envs.names import AtariName, simplify
-from arcadia.types import Actions, BoolArray, Observations, Picture, Timestep, UserError
+from arcadia.errors import UserError
+from arcadia.types import Actions, BoolArray, Observations, Picture, Timestep
 
 TWO_PLAYER_GAMES = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the process on these
 # Rows of the raw picture that hold the playfield, by rl_a3c_pytorch's table.

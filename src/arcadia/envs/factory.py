@@ -12,7 +12,7 @@ from arcadia.config import EnvConfig
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
-from arcadia.types import UserError, summary_of
+from arcadia.errors import UserError, summary_of
 
 if TYPE_CHECKING:
     from arcadia.envs.atari import Atari
@@ -153,22 +153,23 @@ def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpe
 
 
 def game_of(name: str) -> str | None:
-    """Return the ROM name of an Atari id, such as "space_invaders"; None for any other environment.
-
-    Raises:
-        UserError: there is no such environment.
-    """
-    found = find(name)
-    return found.game if isinstance(found, AtariName) else None
+    """Return the ROM name of an Atari id, such as "space_invaders"; None for any other name."""
+    protocol = _atari(name)
+    return None if protocol is None else protocol.game
 
 
 def repeats_itself(name: str) -> bool:
     """Return whether the same actions always lead to the same game, but for the no-ops at its start.
 
     True of Atari ids without sticky actions or random frame skip.
-
-    Raises:
-        UserError: there is no such environment.
     """
-    found = find(name)
-    return isinstance(found, AtariName) and found.sticky_probability == 0 and isinstance(found.frame_skip, int)
+    protocol = _atari(name)
+    return protocol is not None and protocol.sticky_probability == 0 and isinstance(protocol.frame_skip, int)
+
+
+def _atari(name: str) -> AtariName | None:
+    try:
+        found = find(name)
+    except UserError:  # an environment of the caller's own
+        return None
+    return found if isinstance(found, AtariName) else None

@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from arcadia.envs.interface import EnvSpec, check_actions
-from arcadia.types import Actions, Observations, Picture, Timestep, UserError
+from arcadia.errors import UserError
+from arcadia.types import Actions, Observations, Picture, Timestep
 
 
 class GymVectorEnv:

@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
+from arcadia.errors import UserError
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.cores import build_core
 from arcadia.models.heads import HEAD_GAIN, ValueHead, build_policy_head
 from arcadia.models.initialize import head_rows, xavier
 from arcadia.models.normalize import ObservationNormalizer, RewardNormalizer
 from arcadia.models.torsos import CONV_TORSOS, ConvTorso, CustomTorso, MLPTorso
-from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate, UserError
+from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate
 
 BATCH_NORM_DECAY = 0.99  # of the running statistics, per rollout
 

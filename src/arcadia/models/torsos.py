@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from arcadia.envs import TorsoFactory
+from arcadia.errors import UserError, summary_of
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
-from arcadia.types import UserError, summary_of
 
 
 class Convolution(NamedTuple):

@@ -2,11 +2,11 @@
 
 import json
 
+from arcadia.errors import UserError
 from arcadia.recipes.published_atari import ATARI
 from arcadia.recipes.published_control import CONTROL
 from arcadia.recipes.recipe import Recipe
 from arcadia.recipes.tuned import TUNED
-from arcadia.types import UserError
 
 RECIPES: dict[str, Recipe] = TUNED | ATARI | CONTROL
 
@@ -30,9 +30,11 @@ def default_recipe(env: str | None) -> str:
     Raises:
         UserError: there is no such environment.
     """
-    from arcadia.envs import game_of  # slow to import
+    if env is None:
+        return "atari"
+    from arcadia.envs import find  # slow to import
 
-    return "control" if env and game_of(env) is None else "atari"
+    return "control" if isinstance(find(env), str) else "atari"
 
 
 def overview() -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 import arcadia
+from arcadia.errors import UserError
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, group, read_run
-from arcadia.types import UserError
 
 MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
 MAX_TRAINING_VIDEOS = 6  # of a run

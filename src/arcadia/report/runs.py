@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from arcadia.config import TrainConfig
 from arcadia.envs import game_of
+from arcadia.errors import UserError
 from arcadia.files import read_json
 from arcadia.metrics import MAX_FIGURE, read_metrics
 from arcadia.run_directory import load_config
-from arcadia.types import UserError
 
 HEALTH = {  # figures that tell how a run went
     "steps_per_s": "env_steps/s",
@@ -101,10 +101,6 @@ def read_run(path: Path) -> Run:
     """
     config = load_config(path)
     try:
-        game = game_of(config.env.env)
-    except UserError:  # an environment of the caller's own
-        game = None
-    try:
         rows = read_metrics(path, _FIGURES)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/metrics.jsonl cannot be read ({error}): has the run begun?") from None
@@ -114,7 +110,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path,
         config,
-        game,
+        game_of(config.env.env),
         of_kind["train"],
         of_kind["evaluation"],
         sum(int(row["skipped_updates"]) for row in of_kind["skipped"]),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
+from arcadia.errors import ProcessError
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.films import Film, PeriodicFilms
 from arcadia.models import FlatParameters
@@ -16,7 +17,7 @@ from arcadia.player import Evaluation
 from arcadia.runtimes.ending import StopReason, limit_reached
 from arcadia.runtimes.processes import Children, Context, Death
 from arcadia.runtimes.supervise import Supervisor
-from arcadia.types import Actions, Observations, ProcessError, Timestep, UpdateReport
+from arcadia.types import Actions, Observations, Timestep, UpdateReport
 from arcadia.worker import Worker
 
 REPORT_SECONDS = 0.2  # a worker's updates are sent in batches

@@ -25,8 +25,8 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from arcadia.errors import DivergedError, summary_of
 from arcadia.parameters import SharedState
-from arcadia.types import DivergedError, summary_of
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 3.0  # children that have not ended by then are killed

@@ -4,12 +4,12 @@ import traceback
 
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory
+from arcadia.errors import DivergedError, ProcessError, UserError, summary_of
 from arcadia.evaluation import PeriodicEvaluator
 from arcadia.films import PeriodicFilms
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.runtimes.ending import StopReason
 from arcadia.runtimes.supervise import Supervisor
-from arcadia.types import DivergedError, ProcessError, UserError, summary_of
 from arcadia.worker import Worker
 
 

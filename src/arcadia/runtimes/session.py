@@ -12,6 +12,7 @@ import torch
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
+from arcadia.errors import UserError
 from arcadia.films import check_films
 from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
@@ -24,7 +25,6 @@ from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
-from arcadia.types import UserError
 from arcadia.validation import validate, with_settings
 
 MAX_ROLLOUT_BYTES = 2**37

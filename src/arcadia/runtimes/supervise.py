@@ -17,6 +17,7 @@ from arcadia.checkpoint import (
     take_checkpoint,
 )
 from arcadia.config import TrainConfig
+from arcadia.errors import UserError
 from arcadia.evaluation import summarize
 from arcadia.films import Film
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
@@ -27,7 +28,7 @@ from arcadia.runtimes.ending import StopReason, TrainResult, limit_reached
 from arcadia.runtimes.processes import Death
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
-from arcadia.types import UpdateReport, UserError
+from arcadia.types import UpdateReport
 
 DISPLAY_SECONDS = 0.5
 METRICS_SECONDS = 2.0
