@@ -204,15 +204,16 @@ def test_a_whole_evaluation_is_played_with_one_snapshot_and_the_next_with_anothe
     assert not finished
     assert not evaluator.is_idle
     current = short  # training goes on while the games are played
-    while len(finished) < 2:
+    turns = 1
+    while len(finished) < 4:
+        turns += 1
         finished += evaluator.step()
-    assert {evaluation.greedy for evaluation in finished} == {True, False}
+    assert turns == 51, "30 sampled decisions, beside them 10 greedy ones and then 20, one with the other snapshot"
+    assert {(evaluation.greedy, evaluation.snapshot.updates) for evaluation in finished} == {
+        (greedy, updates) for greedy in (False, True) for updates in (1, 2)
+    }
     for evaluation in finished:
-        assert evaluation.snapshot.updates == 1
-        assert scores(evaluation) == [30.0] * 4
-        assert evaluation.mean == 30.0
-    finished = evaluator.run()
-    assert [(evaluation.snapshot.updates, evaluation.mean) for evaluation in finished] == [(2, 0.0), (2, 0.0)]
+        assert scores(evaluation) == [30.0 if evaluation.snapshot.updates == 1 else 0.0] * 4
 
 
 def test_neither_untrained_nor_unchanged_parameters_are_evaluated():

@@ -71,6 +71,42 @@ def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, 
     assert value.std() > 0.1
 
 
+@pytest.mark.parametrize("towers", ["shared", "separate"])
+@pytest.mark.parametrize("core", ["none", "lstm"])
+@pytest.mark.parametrize("torso", ["a3c", "nature", "nature_2", "narrow_8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_learning_from_kept_activations_is_learning(dtype: torch.dtype, torso: str, core: str, towers: str) -> None:
+    """Output and gradient are those of a forward pass of its own; the layers' outputs really are those given."""
+    config = ModelConfig(torso=torso, core=core, core_size=11, towers=towers)
+    model = build_model(config, PIXELS, seed=1, dtype=dtype)
+    observation, is_first, _ = _inputs(model, torso)
+    state = torch.randn(B, model.state_size, generator=torch.Generator().manual_seed(3))
+    kept, before = [], state
+    with torch.no_grad():
+        for t in range(T):
+            output = model(observation[t : t + 1], is_first[t : t + 1], before)
+            kept.append(output.activations)
+            before = output.state
+    activations = tuple(map(torch.cat, zip(*kept, strict=True)))
+    gradients, outputs = [], []
+    for known in ((), activations, tuple(2 * layer for layer in activations)):
+        model.zero_grad()
+        output = model(observation, is_first, state, known)
+        (output.policy.logits[..., 2].sum() + output.value.square().sum()).backward()
+        gradients.append(torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()]))
+        outputs.append(torch.cat((output.policy.logits.flatten(), output.value.flatten())))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(outputs[1], outputs[0], atol=tolerance, rtol=tolerance)
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < tolerance
+    assert float((gradients[2] - gradients[0]).norm() / gradients[0].norm()) > 0.1
+
+
+@pytest.mark.parametrize("torso", ["a3c_bn", "max_pool", "mlp"])
+def test_other_torsos_keep_no_activations(torso: str) -> None:
+    model = _model(torso, "none")
+    assert model(*_inputs(model, torso)).activations == ()
+
+
 @pytest.mark.parametrize("core", ["lstm", "gru"])
 @torch.no_grad()
 def test_reset_inside_a_sequence_equals_the_initial_state(core: str) -> None:

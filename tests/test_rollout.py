@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
-from arcadia.envs import EnvSpec, make_vector_env
+from arcadia.envs import EnvSpec, make_vector_env, spec_of
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.parameters import ENV_STEPS, SharedMemoryStore, create_shared_state
 from arcadia.rollout import RolloutCollector
@@ -114,7 +114,13 @@ def _collector(
 def _collect(collector: RolloutCollector) -> Rollout:
     """Collect a rollout and copy it, for the collector uses its tensors again."""
     rollout = collector.collect()
-    return Rollout(**{field.name: getattr(rollout, field.name).clone() for field in dataclasses.fields(rollout)})
+    tensors = {name: value.clone() for name, value in _tensors(rollout).items()}
+    return Rollout(**tensors, activations=rollout.activations)
+
+
+def _tensors(rollout: Rollout) -> dict[str, Tensor]:
+    names = [field.name for field in dataclasses.fields(rollout) if field.name != "activations"]
+    return {name: getattr(rollout, name) for name in names}
 
 
 def _rollouts(**settings: object) -> list[Rollout]:
@@ -419,14 +425,38 @@ def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(refill: boo
     env.close()
 
 
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_activations_are_those_of_the_rows(core: Literal["none", "lstm"]) -> None:
+    config = EnvConfig(env="pong", frame_size=(44, 44), noop_max=1)
+    env = make_vector_env(config, num_envs=B, seed=0)
+    model = build_model(ModelConfig(core=core, core_size=7), env.spec, seed=0)
+    collector = RolloutCollector(
+        env,
+        model,
+        num_steps=T,
+        config=config,
+        gamma=0.9,
+        keep_activations=True,
+        generator=torch.Generator().manual_seed(0),
+        stopwatch=Stopwatch(),
+    )
+    for _ in range(2):
+        rollout = collector.collect()
+        output = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state)
+        assert len(rollout.activations) == 3
+        for kept, computed in zip(rollout.activations, output.activations, strict=True):
+            torch.testing.assert_close(kept, computed, atol=1e-5, rtol=1e-4)
+        assert rollout.environments(torch.tensor([0])).activations == ()
+    env.close()
+
+
 def test_environments_picks_columns_of_every_field() -> None:
     rollout = _rollouts(core="lstm")[1]
     index = torch.tensor([2, 0])
     part = rollout.environments(index)
-    for field in dataclasses.fields(Rollout):
-        whole, picked = getattr(rollout, field.name), getattr(part, field.name)
-        expected = whole[index] if field.name == "state" else torch.stack([whole[:, 2], whole[:, 0]], dim=1)
-        assert torch.equal(picked, expected)
+    for name, whole in _tensors(rollout).items():
+        expected = whole[index] if name == "state" else torch.stack([whole[:, 2], whole[:, 0]], dim=1)
+        assert torch.equal(getattr(part, name), expected)
 
 
 def _worker(
@@ -452,6 +482,30 @@ def _worker(
     )
     store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
     return Worker(config, store, _scripted, worker=0), store, state.counters
+
+
+def test_kept_activations_serve_the_first_pass_alone() -> None:
+    """Three passes: the parameters end where they do without keeping anything."""
+    config = TrainConfig(
+        env=EnvConfig(env="pong", num_envs=B, frame_size=(44, 44), noop_max=1),
+        model=ModelConfig(dtype="float32"),
+        loss=LossConfig(num_epochs=3, num_minibatches=1, clip_range=None),
+        optimizer=OptimizerConfig(optimizer="rmsprop", lr=0.01, epsilon=0.1),
+        runtime=RuntimeConfig(num_steps=(T,), total_steps=1000),
+    )
+    model = build_model(config.model, spec_of(config.env), seed=1)
+    start = FlatParameters(model).read()
+    ends = []
+    for keeps in (True, False):
+        state = create_shared_state(config.optimizer, start, num_workers=1, statistics_size=model.statistics_size)
+        store = SharedMemoryStore(state, config.optimizer, worker=0, total_steps=1000)
+        worker = Worker(config, store, make_vector_env, worker=0)
+        assert worker._collector._keep_activations
+        worker._collector._keep_activations = keeps
+        for _ in range(3):
+            worker.update()
+        ends.append(state.parameters - start)
+    assert float((ends[1] - ends[0]).norm() / ends[1].norm()) < 1e-3
 
 
 def test_the_stopwatch_says_where_the_time_of_a_worker_goes() -> None:

@@ -25,6 +25,7 @@ from arcadia.run_directory import load_config
 from arcadia.validation import with_settings
 
 GAMES_PER_THREAD = 16
+GREEDY_TURNS = 3  # while both modes play, one decision in greedy games for so many in sampled ones
 PATIENCE = 4_500  # decisions without a reward in training's evaluations: five minutes of Atari
 
 
@@ -77,6 +78,7 @@ class PeriodicEvaluator:
     ) -> None:
         self._take_snapshot, self._min_seconds = snapshot, min_seconds
         num_episodes = config.runtime.eval_episodes
+        self._turn = 0
         self._modes = [
             _Mode(
                 Player(
@@ -88,17 +90,20 @@ class PeriodicEvaluator:
                     stream=restart,
                     num_envs=num_episodes,
                     patience=PATIENCE,
-                )
+                ),
+                GREEDY_TURNS if greedy else 1,
             )
             for greedy in (False, True)
         ]
 
     def step(self) -> list[Evaluation]:
-        """Play one decision in each mode that has something to play; return what this completed.
+        """Play one decision in the modes that have something to play and whose turn it is; return what this completed.
 
-        An evaluation of which a game does not end holds no games.
+        The sampled games, of which the best are kept, have more turns. An evaluation of which a game does not end holds
+        no games.
         """
         finished = []
+        self._turn += 1
         for mode in self._modes:
             if not mode.is_playing and time.monotonic() >= mode.next_start:
                 snapshot = self._take_snapshot()
@@ -106,7 +111,8 @@ class PeriodicEvaluator:
                     mode.player.start(snapshot)
                     mode.is_playing, mode.updates = True, snapshot.updates
                     mode.next_start = time.monotonic() + self._min_seconds
-            if mode.is_playing:
+            is_alone = not any(other.is_playing for other in self._modes if other is not mode)
+            if mode.is_playing and (is_alone or self._turn % mode.turns == 0):
                 try:
                     evaluation = mode.player.step()
                 except UserError:  # a game does not end
@@ -134,6 +140,7 @@ class _Mode:
     """One mode of a PeriodicEvaluator."""
 
     player: Player
+    turns: int  # it plays in one of so many
     is_playing: bool = False
     updates: int = 0  # of the last snapshot; untrained parameters are not evaluated
     next_start: float = 0.0  # monotonic seconds

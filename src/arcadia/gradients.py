@@ -21,7 +21,7 @@ def compute_gradient(
 
     Args:
         model: its parameters are views of `parameters`.
-        rollout: T actions of B environments.
+        rollout: T actions of B environments; its activations are of these parameters, or empty.
         targets: advantage and return of each row.
 
     Returns:
@@ -29,7 +29,7 @@ def compute_gradient(
         buffer that the next call overwrites); the detached loss; the norm of the whole before clipping.
     """
     parameters.zero_gradient()
-    output = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state)
+    output = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state, rollout.activations)
     loss = actor_critic_loss(output, rollout, targets, config)
     loss.total.backward()  # type: ignore[no-untyped-call]
     gradient = parameters.gradient()

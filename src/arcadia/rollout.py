@@ -64,6 +64,7 @@ class RolloutCollector:
         config: which rewards to learn from.
         gamma: discount, of the returns by which rewards are normalised.
         reset_on_life_loss: the recurrent state starts anew after a termination within a game.
+        keep_activations: for a learner that makes one pass with the parameters that acted.
         generator: source of all action sampling.
         stopwatch: counts the time in the environments as "env", the rest of `collect` as "acting".
     """
@@ -77,12 +78,13 @@ class RolloutCollector:
         config: EnvConfig,
         gamma: float,
         reset_on_life_loss: bool = False,
+        keep_activations: bool = False,
         generator: torch.Generator,
         stopwatch: Stopwatch,
     ) -> None:
         self._env, self._model, self._stopwatch = env, model, stopwatch
         self._config, self._gamma, self._reset_on_life_loss = config, gamma, reset_on_life_loss
-        self._generator = generator
+        self._keep_activations, self._generator = keep_activations, generator
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
         self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype)
@@ -119,14 +121,16 @@ class RolloutCollector:
         """
         initial_state = state = self._state
         self.frames = 0
-        policies, values = [], []
+        policies, values, activations = [], [], []
         for t in range(len(self._action)):
-            policy, value, state = self._forward(t, state)
+            policy, value, state, layers = self._forward(t, state)
             if not policy.is_finite():
                 raise DivergedError("the policy is NaN or infinite: lower --lr or --max-grad-norm")
             chosen = policy.sample(self._generator)[0].numpy()  # [B] or [B, D]
             policies.append(policy)
             values.append(value)
+            if self._keep_activations:
+                activations.append(layers)
             self._action[t] = chosen
             self._valid[t] = ~self._resetting
             if not self._model.normalizer.is_frozen:
@@ -170,6 +174,7 @@ class RolloutCollector:
             forced=torch.from_numpy(self._forced),
             log_prob=policy.log_prob(action),
             value=torch.cat(values),
+            activations=tuple(map(torch.cat, zip(*activations, strict=True))),
         )
         self._stopwatch.lap("acting")
         return rollout

@@ -18,6 +18,7 @@ Observations = NDArray[Any]  # [B, *observation_shape], the environment's own dt
 Actions = NDArray[Any]  # [B] int64, or [B, D] float32
 Rewards = NDArray[np.float32]
 Picture = NDArray[np.uint8]  # [height, width, 3] RGB
+Activations = tuple[Tensor, ...]  # [T*B, ...] each, the outputs of a torso's layers; empty where they are not kept
 
 
 class Timestep(NamedTuple):
@@ -45,6 +46,7 @@ class ModelOutput(NamedTuple):
     policy: ActionDistribution  # [T, B] distributions, parameters in float32
     value: Tensor  # [T, B] float32
     state: Tensor  # [B, S] float32, the recurrent state after the last row (S = 0 without a core)
+    activations: Activations = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Rollout:
     forced: Tensor  # [T, B] bool, the environment chose another action itself: no lesson for the policy
     log_prob: Tensor  # [T, B] float32, log-probability (or density) of `action` when it was chosen
     value: Tensor  # [T+1, B] float32, predicted while acting; the last row is the bootstrap
+    activations: Activations = ()  # of rows 0..T-1 while acting
 
     def environments(self, index: Tensor) -> "Rollout":
         """Return the rollout of the environments in `index` ([b] int64) only."""

@@ -63,6 +63,7 @@ class Worker:
             config=config.env,
             gamma=config.loss.gamma,
             reset_on_life_loss=config.model.reset_on_life_loss,
+            keep_activations=config.loss.num_minibatches == 1,
             generator=torch.Generator().manual_seed(action_seed),
             stopwatch=self._stopwatch,
         )
@@ -100,6 +101,7 @@ class Worker:
         for index in self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
+                rollout = replace(rollout, activations=())  # they were those of other parameters
                 lap("optimizer")
             part = (rollout, targets)
             if index is not None:

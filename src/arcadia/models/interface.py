@@ -12,7 +12,7 @@ from arcadia.models.heads import HEAD_GAIN, ValueHead, build_policy_head
 from arcadia.models.initialize import head_rows, xavier
 from arcadia.models.normalize import ObservationNormalizer, RewardNormalizer
 from arcadia.models.torsos import CONV_TORSOS, ConvTorso, CustomTorso, MLPTorso
-from arcadia.types import BoolArray, ModelOutput, Observations, StatisticsUpdate
+from arcadia.types import Activations, BoolArray, ModelOutput, Observations, StatisticsUpdate
 
 BATCH_NORM_DECAY = 0.99  # of the running statistics, per rollout
 
@@ -31,11 +31,13 @@ class Tower(nn.Module):
         self.torso, self.core = torso.to(dtype), core
         self.size, self.state_size = core.size, core.state_size
 
-    def forward(self, observation: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features [T, B, size] float32 and the state after the last row."""
-        features = self.torso(observation.flatten(0, 1)).float()  # [T*B, ...]
-        features, state = self.core(features.unflatten(0, is_first.shape), is_first, state)
-        return features, state
+    def forward(
+        self, observation: Tensor, is_first: Tensor, state: Tensor, activations: Activations = ()
+    ) -> tuple[Tensor, Tensor, Activations]:
+        """Return the features [T, B, size] float32, the state after the last row and the torso's activations."""
+        features, activations = self.torso(observation.flatten(0, 1), activations)  # [T*B, ...]
+        features, state = self.core(features.float().unflatten(0, is_first.shape), is_first, state)
+        return features, state, activations
 
 
 class ActorCritic(nn.Module):
@@ -75,22 +77,27 @@ class ActorCritic(nn.Module):
         observation = torch.zeros(1, 1, *self._observation_shape, dtype=self.dtype)
         return observation, torch.zeros(1, 1, dtype=torch.bool), self.initial_state(1)
 
-    def forward(self, observation: Tensor, is_first: Tensor, state: Tensor) -> ModelOutput:
+    def forward(
+        self, observation: Tensor, is_first: Tensor, state: Tensor, activations: Activations = ()
+    ) -> ModelOutput:
         """Compute T rows; acting is T = 1.
 
         Args:
             observation: [T, B, ...] normalised model input, in the torso's dtype.
             is_first: [T, B] bool.
             state: [B, S] float32 before row 0.
+            activations: of an output for the same rows by the same parameters, of which the torso then computes only
+                the gradient.
         """
         if self.critic is None:
-            features, state = self.actor(observation, is_first, state)
-            return ModelOutput(self.policy(features), self.value(features), state)
+            features, state, activations = self.actor(observation, is_first, state, activations)
+            return ModelOutput(self.policy(features), self.value(features), state, activations)
         actor_state, critic_state = state.chunk(2, dim=-1)
-        actor_features, actor_state = self.actor(observation, is_first, actor_state)
-        critic_features, critic_state = self.critic(observation, is_first, critic_state)
+        half = len(activations) // 2
+        actor_features, actor_state, of_actor = self.actor(observation, is_first, actor_state, activations[:half])
+        critic_features, critic_state, of_critic = self.critic(observation, is_first, critic_state, activations[half:])
         state = torch.cat((actor_state, critic_state), dim=-1)
-        return ModelOutput(self.policy(actor_features), self.value(critic_features), state)
+        return ModelOutput(self.policy(actor_features), self.value(critic_features), state, of_actor + of_critic)
 
     def parameter_groups(self) -> list[slice]:
         """Return the slices of the flat vector that are clipped by themselves: all, or actor and critic."""

@@ -1,4 +1,8 @@
-"""Torsos: one observation to one feature vector, [N, ...] -> [N, size]."""
+"""Torsos: one observation to one feature vector, [N, ...] -> [N, size].
+
+Each returns the activations of its layers too, or none. Given those that the same parameters had for the same
+observations, it computes nothing again.
+"""
 
 import itertools
 import math
@@ -11,6 +15,8 @@ from arcadia.envs import TorsoFactory
 from arcadia.errors import UserError, summary_of
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
+from arcadia.models.recall import run, run_again
+from arcadia.types import Activations
 
 
 class Convolution(NamedTuple):
@@ -88,10 +94,13 @@ class ConvTorso(nn.Module):
             modules += [linear, nn.ReLU(inplace=True)]
             self.size = layers.size
         self.layers = nn.Sequential(*modules)
+        self._can_recall = not (layers.batch_norm or layers.max_pool)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(observation)
-        return features
+    def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
+        if activations:
+            return run_again(self.layers, observation, activations), activations
+        features, activations = run(self.layers, observation)
+        return features, activations if self._can_recall else ()
 
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
@@ -111,9 +120,8 @@ class MLPTorso(nn.Module):
         self.layers = nn.Sequential(*modules)
         self.size = sizes[-1]
 
-    def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(observation)
-        return features
+    def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
+        return self.layers(observation), ()
 
 
 class CustomTorso(nn.Module):
@@ -148,6 +156,5 @@ class CustomTorso(nn.Module):
             )
         self.size = shape[1]
 
-    def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(observation)
-        return features
+    def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
+        return self.layers(observation), ()
