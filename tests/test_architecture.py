@@ -14,7 +14,7 @@ MAX_LINES = 320
 # A module or package may import those of earlier layers only; within a package, imports must not form a cycle.
 LAYERS = (
     ("arcadia",),
-    ("distributions", "errors"),
+    ("distributions", "errors", "threads"),
     ("types", "stopwatch"),
     ("config", "files"),
     ("validation",),

@@ -210,6 +210,18 @@ def test_seed_alone_decides_the_initial_parameters() -> None:
     assert not torch.equal(read(2, 10), first)
 
 
+def test_initial_parameters_do_not_depend_on_the_number_of_threads() -> None:
+    parameters = []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        parameters.append(
+            FlatParameters(build_model(ModelConfig(), EnvSpec((4, 84, 84), np.dtype(np.uint8), A), seed=1))
+        )
+        assert torch.get_num_threads() == num_threads
+    torch.set_num_threads(1)
+    assert torch.equal(parameters[0].read(), parameters[1].read())
+
+
 def test_building_a_model_leaves_the_global_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
@@ -22,6 +21,7 @@ from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Game, Player, Recording, play_side_by_side
 from arcadia.published import human_normalized
 from arcadia.run_directory import load_config
+from arcadia.threads import one_torch_thread
 from arcadia.validation import with_settings
 
 GAMES_PER_THREAD = 16
@@ -211,35 +211,32 @@ def evaluate_run(
         raise UserError(f"{run} has learned {config.env.env}, not {env}: give another id of the same game")
     config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)
-    num_torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # each player has its thread, and torch's own would wait for a processor, all of them
     try:
-        rounds = -(-episodes // num_envs)
-        slots = -(-episodes // rounds)  # games at once, each the first of `rounds` or one less
-        num_players = min(-(-num_envs // GAMES_PER_THREAD), slots) if spec_of(config.env, make_env).is_native else 1
-        ends = [slots * index // num_players for index in range(num_players + 1)]
-        players = []
-        for index, (first, end) in enumerate(itertools.pairwise(ends)):
-            player = Player(
-                config,
-                make_env,
-                num_episodes=episodes * end // slots - episodes * first // slots,
-                greedy=greedy,
-                seed=seed,
-                num_envs=end - first,
-                num_threads=max(1, num_torch_threads // num_players),
-                record=record,
-                stream=index,
-            )
-            player.start(snapshot)
-            players.append(player)
-        evaluation = play_side_by_side(players, on_progress)
+        with one_torch_thread() as num_torch_threads:  # each player has its thread; torch's own would wait, all of them
+            rounds = -(-episodes // num_envs)
+            slots = -(-episodes // rounds)  # games at once, each the first of `rounds` or one less
+            num_players = min(-(-num_envs // GAMES_PER_THREAD), slots) if spec_of(config.env, make_env).is_native else 1
+            ends = [slots * index // num_players for index in range(num_players + 1)]
+            players = []
+            for index, (first, end) in enumerate(itertools.pairwise(ends)):
+                player = Player(
+                    config,
+                    make_env,
+                    num_episodes=episodes * end // slots - episodes * first // slots,
+                    greedy=greedy,
+                    seed=seed,
+                    num_envs=end - first,
+                    num_threads=max(1, num_torch_threads // num_players),
+                    record=record,
+                    stream=index,
+                )
+                player.start(snapshot)
+                players.append(player)
+            evaluation = play_side_by_side(players, on_progress)
     except (UserError, DivergedError):
         raise
     except Exception as error:
         raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
-    finally:
-        torch.set_num_threads(num_torch_threads)
     if not all(map(is_finite, evaluation.episodes)):
         raise DivergedError(f"a score on {config.env.env} is NaN or infinite: look for the reason in the environment")
     mode = "greedy" if greedy else "sampled"

@@ -12,6 +12,7 @@ from arcadia.models.heads import HEAD_GAIN, ValueHead, build_policy_head
 from arcadia.models.initialize import head_rows, xavier
 from arcadia.models.normalize import ObservationNormalizer, RewardNormalizer
 from arcadia.models.torsos import CONV_TORSOS, ConvTorso, CustomTorso, MLPTorso
+from arcadia.threads import one_torch_thread
 from arcadia.types import Activations, BoolArray, ModelOutput, Observations, StatisticsUpdate
 
 BATCH_NORM_DECAY = 0.99  # of the running statistics, per rollout
@@ -194,6 +195,6 @@ def torso_dtype(config: ModelConfig) -> torch.dtype:
 
 def build_model(config: ModelConfig, spec: EnvSpec, *, seed: int, dtype: torch.dtype = torch.float32) -> ActorCritic:
     """Build a model whose initial parameters depend on `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
+    with one_torch_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ActorCritic(config, spec, dtype)

@@ -8,6 +8,7 @@ import torch
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvSpec
 from arcadia.models.interface import build_model
+from arcadia.threads import one_torch_thread
 
 
 def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfloat16"]:
@@ -18,12 +19,8 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
     """
     if config.model.torso in ("mlp", "custom"):
         return "float32"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_torch_thread():
         float32, bfloat16 = (_measure(config, spec, dtype) for dtype in (torch.float32, torch.bfloat16))
-    finally:
-        torch.set_num_threads(threads)
     return "bfloat16" if bfloat16 < float32 else "float32"
 
 

@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
@@ -25,6 +23,7 @@ from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
+from arcadia.threads import one_torch_thread
 from arcadia.validation import validate, with_settings
 
 MAX_ROLLOUT_BYTES = 2**37
@@ -152,14 +151,13 @@ def _session(
     checkpoint: Checkpoint | None = None,
     note: str = "",
 ) -> TrainResult:
-    torch.set_num_threads(1)
     runtime = config.runtime
     title = (
         f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "
         f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}, in {run}"
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
-    with StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:
+    with one_torch_thread(), StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:
         if note:
             display.line(note)
         supervisor = Supervisor(config, model, state, run, display, signals, checkpoint)
