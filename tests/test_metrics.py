@@ -1,6 +1,7 @@
 """metrics.jsonl, TensorBoard and the running figures."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,7 @@ def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(torn)
+    time.sleep(1.1)  # TensorBoard reads files in the order of the seconds in which they were begun
 
     resumed = MetricsWriter(tmp_path, TOY, 200, print)
     resumed.write(train_row(250, 2.5))
