@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
+from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_envs import TOY, configure
 from wandb.proto import wandb_internal_pb2
@@ -184,11 +185,23 @@ def wandb_records(file: Path) -> list[wandb_internal_pb2.Record]:
     return records
 
 
+def whole_wandb_records(file: Path) -> list[wandb_internal_pb2.Record]:
+    """Wait until the service behind wandb, a process of its own, has written the last record."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return wandb_records(file)
+        except DecodeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 def wandb_history(run: Path) -> list[dict[str, float]]:
     """Return what all offline sessions of a run logged, oldest first."""
     rows = []
     for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(file):
+        for record in whole_wandb_records(file):
             if record.WhichOneof("record_type") == "history":
                 items = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.history.item}
                 rows.append({key: json.loads(value) for key, value in items.items() if not key.startswith("_")})

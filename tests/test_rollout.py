@@ -160,10 +160,7 @@ def test_borders_are_carried_from_rollout_to_rollout() -> None:
 
 def test_shapes_and_dtypes_are_as_promised() -> None:
     rollout = _rollouts(core="lstm")[0]
-    described = {
-        field.name: (tuple(getattr(rollout, field.name).shape), getattr(rollout, field.name).dtype)
-        for field in dataclasses.fields(rollout)
-    }
+    described = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(rollout).items()}
     assert described == {
         "observation": ((T + 1, B, 4), torch.float32),
         "is_first": ((T + 1, B), torch.bool),
@@ -177,7 +174,7 @@ def test_shapes_and_dtypes_are_as_promised() -> None:
         "log_prob": ((T, B), torch.float32),
         "value": ((T + 1, B), torch.float32),
     }
-    assert not any(getattr(rollout, field.name).requires_grad for field in dataclasses.fields(rollout))
+    assert not any(tensor.requires_grad for tensor in _tensors(rollout).values())
 
 
 def test_observations_are_those_that_the_decisions_were_made_on() -> None:
