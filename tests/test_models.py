@@ -71,11 +71,18 @@ def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, 
     assert value.std() > 0.1
 
 
-@pytest.mark.parametrize("towers", ["shared", "separate"])
-@pytest.mark.parametrize("core", ["none", "lstm"])
-@pytest.mark.parametrize("torso", ["a3c", "nature", "nature_2", "narrow_8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_learning_from_kept_activations_is_learning(dtype: torch.dtype, torso: str, core: str, towers: str) -> None:
+@pytest.mark.parametrize(
+    ("torso", "core", "towers", "dtype"),
+    [
+        ("a3c", "none", "shared", torch.float32),
+        ("a3c", "none", "shared", torch.bfloat16),
+        ("a3c", "lstm", "separate", torch.float32),
+        ("nature", "none", "shared", torch.float32),
+        ("nature_2", "lstm", "shared", torch.bfloat16),
+        ("narrow_8", "none", "separate", torch.bfloat16),
+    ],
+)
+def test_learning_from_kept_activations_is_learning(torso: str, core: str, towers: str, dtype: torch.dtype) -> None:
     """Output and gradient are those of a forward pass of its own; the layers' outputs really are those given."""
     config = ModelConfig(torso=torso, core=core, core_size=11, towers=towers)
     model = build_model(config, PIXELS, seed=1, dtype=dtype)
