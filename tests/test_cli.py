@@ -270,7 +270,7 @@ def test_a_bad_value_for_bench_is_refused(arcadia):
 
 @pytest.mark.slow
 def test_bench_says_how_fast_training_is_and_where_its_time_and_memory_go(arcadia):
-    ended = arcadia("bench", "CartPole-v1", "--num-workers", 1, "--num-envs", 4, "--seconds", 9, "--json")
+    ended = arcadia("bench", "CartPole-v1", "--num-workers", 1, "--num-envs", 4, "--seconds", 15, "--json")
     assert ended.code == 0, ended
     result = json.loads(ended.out)
     assert 0 < result["train_steps_per_s"] < result["env_only_steps_per_s"]
