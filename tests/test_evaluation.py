@@ -233,7 +233,9 @@ def test_a_game_that_no_longer_scores_counts_as_over_in_training(monkeypatch):
     monkeypatch.setattr("arcadia.evaluation.PATIENCE", 15)
     config = toy(eval_episodes=3)
     evaluator = PeriodicEvaluator(config, make_unserved, lambda: snapshot(config, make_unserved))
-    for evaluation in evaluator.run():
+    evaluations = evaluator.run()
+    assert {evaluation.greedy for evaluation in evaluations} == {False, True}
+    for evaluation in evaluations:
         assert [(game.episode_return, game.length) for game in evaluation.episodes] == [(2.0, 35)] * 3
     assert evaluator.is_idle
 

@@ -99,8 +99,7 @@ class ConvTorso(nn.Module):
     def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
         if activations:
             return run_again(self.layers, observation, activations), activations
-        features, activations = run(self.layers, observation)
-        return features, activations if self._can_recall else ()
+        return run(self.layers, observation) if self._can_recall else (self.layers(observation), ())
 
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
