@@ -15,7 +15,7 @@ MAX_LINES = 320
 LAYERS = (
     ("arcadia",),
     ("distributions", "errors", "threads"),
-    ("types", "stopwatch"),
+    ("types", "stopwatch", "processes"),
     ("config", "files"),
     ("validation",),
     ("envs",),
@@ -24,6 +24,7 @@ LAYERS = (
     ("gradients", "parameters"),
     ("worker", "checkpoint"),
     ("player",),
+    ("games",),
     ("evaluation", "video"),
     ("films",),
     ("runtimes", "report"),
@@ -119,15 +120,12 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
     assert _importers("ray") <= {"arcadia.runtimes.ray"}
 
 
-def test_only_parameters_runtimes_and_bench_know_about_processes() -> None:
-    importers = _importers("multiprocessing", "torch.multiprocessing")
-    assert "arcadia.runtimes.processes" in importers
-    assert importers <= _within("runtimes") | {"arcadia.parameters", "arcadia.bench"}
+def test_processes_are_started_in_one_module_and_by_bench() -> None:
+    assert _importers("multiprocessing", "torch.multiprocessing") == {"arcadia.processes", "arcadia.bench"}
 
 
-def test_threads_only_read_from_processes_and_play_games() -> None:
-    importers = _importers("threading", "concurrent")
-    assert importers == {"arcadia.runtimes.processes", "arcadia.player", "arcadia.cli"}, "the latter for their errors"
+def test_threads_only_read_from_processes() -> None:
+    assert _importers("threading", "concurrent") == {"arcadia.processes", "arcadia.cli"}, "the latter for their errors"
 
 
 def test_nothing_pickles() -> None:

@@ -2,23 +2,35 @@
 
 import json
 import math
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from command import needs_proc
 from toy_envs import (
     TOY,
     Choice,
+    MakeEndlessPong,
+    be_killed,
     configure,
+    fail,
+    leave,
+    leave_a_mark,
     make_choice,
     make_constant_reward,
     make_crash,
     make_endless,
     make_numbered,
     make_unserved,
+    refuse,
 )
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
@@ -30,6 +42,7 @@ from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
+from arcadia.processes import STOP_SECONDS
 from arcadia.runtimes import train
 from arcadia.types import Episode
 from arcadia.video import replay
@@ -40,8 +53,12 @@ def games(scores: list[float], *, greedy: bool = False) -> Evaluation:
     return Evaluation(greedy, Snapshot(np.zeros(1, np.float32), np.zeros(0), 0, 0, 0), played, 1.0)
 
 
+def summarized(evaluation: Evaluation, env: str) -> dict[str, Any]:
+    return summarize(evaluation.episodes, env, greedy=evaluation.greedy)
+
+
 def test_a_summary_of_four_games_computed_by_hand():
-    summary = summarize(games([1.0, 2.0, 3.0, 6.0]), "pong")
+    summary = summarized(games([1.0, 2.0, 3.0, 6.0]), "pong")
     low, high = summary.pop("ci95")
     assert summary == {
         "episodes": 4,
@@ -58,15 +75,15 @@ def test_a_summary_of_four_games_computed_by_hand():
 
 def test_the_interval_of_many_games_is_the_normal_one():
     scores = np.random.default_rng(3).normal(50, 8, 400)
-    low, high = summarize(games(scores.tolist()), "pong")["ci95"]
+    low, high = summarized(games(scores.tolist()), "pong")["ci95"]
     half_width = 1.96 * scores.std(ddof=1) / math.sqrt(400)
     assert low == pytest.approx(scores.mean() - half_width, abs=0.05 * half_width)
     assert high == pytest.approx(scores.mean() + half_width, abs=0.05 * half_width)
-    assert summarize(games(scores.tolist()), "pong")["ci95"] == [low, high], "the resamples have a fixed seed"
+    assert summarized(games(scores.tolist()), "pong")["ci95"] == [low, high], "the resamples have a fixed seed"
 
 
 def test_the_summary_of_one_game_is_that_game():
-    summary = summarize(games([-7.0]), "pong")
+    summary = summarized(games([-7.0]), "pong")
     assert [summary[name] for name in ("mean", "median", "min", "max", "std")] == [-7.0, -7.0, -7.0, -7.0, 0.0]
     assert summary["ci95"] is None
 
@@ -77,15 +94,15 @@ def test_the_summary_of_one_game_is_that_game():
 )
 def test_games_that_repeat_themselves_have_no_interval(env, has_interval):
     """Greedy play without sticky actions or random frame skip; an unknown id is an environment of the caller's own."""
-    assert (summarize(games([1.0, 2.0], greedy=True), env)["ci95"] is not None) == has_interval
-    assert summarize(games([1.0, 2.0]), env)["ci95"] is not None
-    assert summarize(games([1.0, 2.0], greedy=True), "mine")["ci95"] is not None
+    assert (summarized(games([1.0, 2.0], greedy=True), env)["ci95"] is not None) == has_interval
+    assert summarized(games([1.0, 2.0]), env)["ci95"] is not None
+    assert summarized(games([1.0, 2.0], greedy=True), "mine")["ci95"] is not None
 
 
 def test_games_of_equal_score_and_length_are_one():
     one = Episode(3.0, 10, None)
     evaluation = games([])._replace(episodes=(one, one, one._replace(length=11), one._replace(episode_return=4.0), one))
-    assert summarize(evaluation, "pong")["distinct_episodes"] == 3
+    assert summarized(evaluation, "pong")["distinct_episodes"] == 3
 
 
 # --------------------------------------------------------------------------------------------------------------- Player
@@ -371,6 +388,12 @@ def test_an_environment_that_fails_in_an_evaluation_is_named(tmp_path):
     with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: the toy .*\nTraceback"):
         evaluate_run(run, episodes=2, make_env=make_crash)
 
+    def make_none(config, *, num_envs, seed, num_threads=1):
+        raise ArithmeticError("none today")
+
+    with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: none today"):
+        evaluate_run(run, episodes=2, make_env=make_none)
+
 
 @pytest.fixture(scope="module")
 def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -381,17 +404,20 @@ def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_native_games_are_played_in_threads_and_their_scores_are_those_of_one_seed(pong, monkeypatch):
-    """Of 50 games at most 40 at once, in two rounds: three threads with 8, 8 and 9."""
-    first = evaluate_run(pong, episodes=50, num_envs=40, record=True)
+def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong, monkeypatch):
+    """Of 100 games at most 80 at once, in two rounds: three processes with 16, 17 and 17."""
+    finished = []
+    first = evaluate_run(pong, episodes=100, num_envs=80, record=True, on_progress=finished.append)
+    assert finished == sorted(finished)
+    assert finished[-1] == 100
     recordings = {recording.seed: recording for recording, _ in first.games}.values()
-    assert [recording.num_envs for recording in recordings] == [8, 8, 9]
+    assert [recording.num_envs for recording in recordings] == [16, 17, 17]
     assert [game.score for _, game in first.games] == first.result["scores"]
     recording, game = first.games[-1]
     camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
     assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    assert evaluate_run(pong, episodes=50, num_envs=40).result == first.result
+    assert evaluate_run(pong, episodes=100, num_envs=80).result == first.result
 
 
 def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
@@ -409,37 +435,76 @@ def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
     assert all((a.value == b.value).all() for a, b in zip(first.decisions, second.decisions, strict=True))
 
 
-def test_every_thread_ends_where_one_fails_or_the_user_interrupts(pong):
-    """The games of the other thread never end by themselves."""
+def child_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
-    def make_env(config, *, num_envs, seed, num_threads=1):
-        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
-        plain_step = env.step
 
-        def step(action):
-            steps.append(seed)
-            if fails and len(made) == 3 and env is made[-1] and len(steps) > 50:
-                raise ArithmeticError("broken")
-            timestep = plain_step(action)
-            return timestep._replace(reset_next=np.zeros_like(timestep.reset_next))
+@pytest.mark.parametrize(
+    ("event", "kind", "message"),
+    [
+        (fail, ProcessError, r"^player-1 failed: ArithmeticError: broken .*\nTraceback"),
+        (refuse, UserError, "^no more of this$"),
+        (be_killed, ProcessError, "^player-1 was killed by SIGKILL$"),
+        (leave, ProcessError, "^player-1 exited with code 0$"),
+    ],
+)
+def test_every_process_ends_where_one_fails(pong, event, kind, message):
+    """The games of the other process never end."""
+    with pytest.raises(kind, match=message):
+        evaluate_run(pong, episodes=33, make_env=MakeEndlessPong(event))
+    assert not child_processes()
 
-        env.step = step
-        made.append(env)  # the first is asked for its specification alone
-        return env
 
-    def interrupt(finished):
-        raise KeyboardInterrupt
+def test_processes_that_cannot_import_the_environments_are_not_started(pong):
+    with pytest.raises(UserError, match=r"^make_env must be a function of a module, not a lambda"):
+        evaluate_run(pong, episodes=33, make_env=lambda *args, **kwargs: make_vector_env(*args, **kwargs))
 
-    threads = threading.active_count()
-    made, steps, fails = [], [], True
-    with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: broken .*\nTraceback"):
-        evaluate_run(pong, episodes=64, make_env=make_env)
-    assert len(set(steps)) == 2
-    made, fails = [], False
+
+def test_every_process_ends_where_the_user_interrupts(pong, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYING", str(tmp_path))
+    interrupted = 0.0
+
+    def interrupt(finished: int) -> None:
+        nonlocal interrupted
+        if len(list(tmp_path.iterdir())) == 2:
+            interrupted = time.monotonic()
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(pong, episodes=64, on_progress=interrupt, make_env=make_env)
-    assert len(steps) < 20_000
-    assert threading.active_count() == threads
+        evaluate_run(pong, episodes=33, on_progress=interrupt, make_env=MakeEndlessPong(leave_a_mark, False))
+    assert time.monotonic() - interrupted < STOP_SECONDS, "nobody had to be killed"
+    assert not child_processes()
+
+
+@needs_proc
+def test_ctrl_c_ends_the_command_and_its_processes(start, pong):
+    cli = start("eval", pong, "--episodes", 10**6)
+    cli.wait_until(lambda: len(cli.workers()) == 2, "two processes")
+    os.killpg(cli.process.pid, signal.SIGINT)
+    assert cli.end() == 130, cli.stderr.read_text()
+    cli.assert_nothing_is_left()
+    assert cli.stderr.read_text().strip().endswith("interrupted")
+
+
+@needs_proc
+def test_the_command_names_a_process_that_was_killed(start, pong):
+    cli = start("eval", pong, "--episodes", 10**6)
+    cli.wait_until(lambda: len(cli.workers()) == 2, "two processes")
+    os.kill(cli.workers()[0], signal.SIGKILL)
+    assert cli.end() == 1
+    cli.assert_nothing_is_left()
+    assert "player-0 was killed by SIGKILL" in cli.stderr.read_text()
+
+
+def test_a_script_that_evaluates_without_a_guard_is_told_so(start, pong, tmp_path):
+    """Its processes import it, and would begin an evaluation of their own."""
+    script = tmp_path / "evaluate.py"
+    script.write_text(f"import arcadia\narcadia.evaluate({str(pong)!r}, episodes=33)\n")
+    cli = start(program=[str(script)])
+    assert cli.end() == 1
+    assert 'exited with code 1 before it began (a script calls Arcadia under `if __name__ == "__main__":`)' in (
+        cli.stderr.read_text()
+    )
 
 
 def test_environments_of_the_callers_own_are_stepped_where_they_are_made(tmp_path):

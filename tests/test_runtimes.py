@@ -125,10 +125,18 @@ def test_evaluating_does_not_disturb_serial_training(tmp_path):
     assert final(tmp_path / "with").parameters.equal(final(tmp_path / "without").parameters)
 
 
-def test_training_gives_back_the_signal_handlers(tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    train(cartpole(tmp_path / "run", total_steps=1))
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+def test_training_gives_back_signal_handlers_and_torchs_threads(tmp_path):
+    def read() -> list[object]:
+        return [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), torch.get_num_threads()]
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        before = read()
+        train(cartpole(tmp_path / "run", total_steps=1))
+        assert read() == before
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def test_rollouts_without_a_valid_row_do_no_harm(tmp_path):

@@ -1,6 +1,9 @@
 """Small environments with known solutions, factories that spawned workers import by name, and tiny configurations."""
 
 import dataclasses
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig, TrainConfig
-from arcadia.envs import VectorEnv
+from arcadia.envs import VectorEnv, make_vector_env
 from arcadia.envs.gym import GymVectorEnv
+from arcadia.errors import UserError
+from arcadia.types import Actions, Timestep
 
 Reset = tuple[NDArray[Any], dict[str, Any]]
 Step = tuple[NDArray[Any], float, bool, bool, dict[str, Any]]
@@ -433,3 +438,57 @@ def configure(base: TrainConfig, env: str, run: Path, **settings: Any) -> TrainC
         sections[name] = dataclasses.replace(section, **own)
     assert not settings, f"no such fields: {settings}"
     return dataclasses.replace(base, **sections)
+
+
+class EndlessPong:
+    """Games of Pong of which none ends; the 50th step is `event`."""
+
+    def __init__(self, env: VectorEnv, event: Callable[[], None]) -> None:
+        self._env, self._event, self._steps = env, event, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, action: Actions) -> Timestep:
+        self._steps += 1
+        if self._steps == 50:
+            self._event()
+        timestep = self._env.step(action)
+        return timestep._replace(reset_next=np.zeros_like(timestep.reset_next))
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeEndlessPong:
+    """Builds EndlessPong; `event` does not happen in the first process of an evaluation of 33 games, which has 16."""
+
+    event: Callable[[], None]
+    spares_first: bool = True
+
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> Any:
+        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+        return EndlessPong(env, _nothing if self.spares_first and num_envs == 16 else self.event)
+
+
+def _nothing() -> None:
+    pass
+
+
+def fail() -> None:
+    raise ArithmeticError("broken")
+
+
+def refuse() -> None:
+    raise UserError("no more of this")
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(0)
+
+
+def leave_a_mark() -> None:
+    """Say in the folder PLAYING that this process plays."""
+    (Path(os.environ["PLAYING"]) / str(os.getpid())).touch()

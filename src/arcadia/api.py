@@ -16,6 +16,7 @@ from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.player import load_snapshot
+from arcadia.processes import check_importable
 from arcadia.recipes import default_recipe
 from arcadia.recipes import recipe as find_recipe
 from arcadia.run_directory import load_config
@@ -52,7 +53,7 @@ def train(
         UserError: a setting, the environment or the torso is unusable.
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
-    _check_importable(make_env=make_env, make_torso=make_torso)
+    check_importable(make_env=make_env, make_torso=make_torso)
     if make_env is not make_vector_env:
         _check_name(env)
         recipe = recipe or "control"
@@ -79,15 +80,8 @@ def resume(
     known = {name for name in inspect.signature(resume_training).parameters if name not in ("run", "make_env")}
     if unknown := settings.keys() - known:
         raise UserError(f"resume cannot change {min(unknown)}; it can change {', '.join(sorted(known))}")
-    _check_importable(make_env=make_env, make_torso=make_torso)
+    check_importable(make_env=make_env, make_torso=make_torso)
     return resume_training(Path(run), make_env=_with_torso(make_env, make_torso), **settings)
-
-
-def _check_importable(**factories: object) -> None:
-    """Raise UserError where spawned workers could not import a factory by its name."""
-    for name, factory in factories.items():
-        if "<" in getattr(factory, "__qualname__", ""):
-            raise UserError(f"{name} must be a function of a module, not a lambda or one inside another function")
 
 
 def _check_name(env: str) -> None:
@@ -122,7 +116,7 @@ def evaluate(
     episodes: int = 100,
     greedy: bool = False,
     best: bool = False,
-    num_envs: int = 32,
+    num_envs: int = 64,
     seed: int = 1_000_000,
     env: str | None = None,
     noop_max: int | None = None,
@@ -132,13 +126,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play whole games with a run's newest or best parameters; return mean, interval, scores and so on.
 
+    Atari games are spread over spawned processes: a script calls this under `if __name__ == "__main__":`.
+
     Args:
         env: another id of the run's game, for its protocol, such as sticky actions.
         noop_max: an Atari game starts with fewer than this many random no-ops.
         make_env, make_torso: as the run was trained with.
 
     Raises:
-        UserError: the run or its checkpoint is unusable, or an argument is out of range.
+        UserError: the run or its checkpoint is unusable, an argument is out of range, or a game does not end.
+        ProcessError: the environment raised something, or a process died.
+        DivergedError: the policy or a score is not finite.
     """
     return evaluate_run(
         Path(run),

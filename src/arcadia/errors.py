@@ -13,7 +13,7 @@ class DivergedError(RuntimeError):
 
 
 class ProcessError(RuntimeError):
-    """A worker or the evaluator died. The message names it and holds its traceback or signal."""
+    """A worker, the evaluator or a player died. The message names it and holds its traceback or signal."""
 
 
 def summary_of(error: BaseException) -> str:

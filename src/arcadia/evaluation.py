@@ -1,10 +1,8 @@
 """What the scores of whole games say: evaluations in training and of a finished run."""
 
-import itertools
 import json
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,33 +11,32 @@ import numpy as np
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself, spec_of
-from arcadia.errors import DivergedError, ProcessError, UserError, summary_of
+from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
+from arcadia.errors import DivergedError, UserError
 from arcadia.files import write_atomically
+from arcadia.games import play_games
 from arcadia.metrics import is_finite
 from arcadia.parameters import Snapshot
-from arcadia.player import Evaluation, Game, Player, Recording, play_side_by_side
+from arcadia.player import Evaluation, Game, Player, Recording
 from arcadia.published import human_normalized
 from arcadia.run_directory import load_config
-from arcadia.threads import one_torch_thread
+from arcadia.types import Episode
 from arcadia.validation import with_settings
 
-GAMES_PER_THREAD = 16
 GREEDY_TURNS = 3  # while both modes play, one decision in greedy games for so many in sampled ones
 PATIENCE = 4_500  # decisions without a reward in training's evaluations: five minutes of Atari
 
 
-def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
-    """Describe the scores of an evaluation on `env`.
+def summarize(episodes: Sequence[Episode], env: str, *, greedy: bool) -> dict[str, Any]:
+    """Describe the scores of games on `env`.
 
     The 95% interval of the mean is the percentile bootstrap with 10,000 resamples (Efron 1979), from a fixed seed. It
     is None for a single game and where the most probable actions always lead to the same few games, which no interval
     can speak for; how many differ in score or length is `distinct_episodes`.
     """
-    episodes = evaluation.episodes
     scores = np.array([episode.episode_return for episode in episodes])
     interval = None
-    if len(scores) > 1 and not (evaluation.greedy and repeats_itself(env)):
+    if len(scores) > 1 and not (greedy and repeats_itself(env)):
         draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
         interval = np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
     return {
@@ -179,7 +176,7 @@ def evaluate_run(
     episodes: int,
     greedy: bool = False,
     best: bool = False,
-    num_envs: int = 32,
+    num_envs: int = 64,
     seed: int = 1_000_000,
     env: str | None = None,
     noop_max: int | None = None,
@@ -190,7 +187,7 @@ def evaluate_run(
     """Play whole games with a run's newest or best parameters.
 
     Args:
-        num_envs: at most so many games at once, of native environments in threads of GAMES_PER_THREAD.
+        num_envs: at most so many games at once, of native environments in several processes.
         env: another id of the run's game, for its protocol, such as sticky actions.
         noop_max: a game starts with fewer than this many random no-ops.
         record: keep the recording from which videos are made.
@@ -198,7 +195,7 @@ def evaluate_run(
     Raises:
         UserError: the run or its checkpoint is unusable, an argument is out of range, or a game does not end.
         DivergedError: the policy or a score is not finite.
-        ProcessError: the environment raised something.
+        ProcessError: the environment raised something, or a process died.
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
         if not isinstance(value, int) or value < 1:
@@ -211,33 +208,18 @@ def evaluate_run(
         raise UserError(f"{run} has learned {config.env.env}, not {env}: give another id of the same game")
     config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)
-    try:
-        with one_torch_thread() as num_torch_threads:  # each player has its thread; torch's own would wait, all of them
-            rounds = -(-episodes // num_envs)
-            slots = -(-episodes // rounds)  # games at once, each the first of `rounds` or one less
-            num_players = min(-(-num_envs // GAMES_PER_THREAD), slots) if spec_of(config.env, make_env).is_native else 1
-            ends = [slots * index // num_players for index in range(num_players + 1)]
-            players = []
-            for index, (first, end) in enumerate(itertools.pairwise(ends)):
-                player = Player(
-                    config,
-                    make_env,
-                    num_episodes=episodes * end // slots - episodes * first // slots,
-                    greedy=greedy,
-                    seed=seed,
-                    num_envs=end - first,
-                    num_threads=max(1, num_torch_threads // num_players),
-                    record=record,
-                    stream=index,
-                )
-                player.start(snapshot)
-                players.append(player)
-            evaluation = play_side_by_side(players, on_progress)
-    except (UserError, DivergedError):
-        raise
-    except Exception as error:
-        raise ProcessError(f"the environment failed: {summary_of(error)}\n{traceback.format_exc()}") from error
-    if not all(map(is_finite, evaluation.episodes)):
+    games = play_games(
+        config,
+        make_env,
+        snapshot,
+        episodes=episodes,
+        num_envs=num_envs,
+        greedy=greedy,
+        seed=seed,
+        record=record,
+        on_progress=on_progress,
+    )
+    if not all(map(is_finite, games.episodes)):
         raise DivergedError(f"a score on {config.env.env} is NaN or infinite: look for the reason in the environment")
     mode = "greedy" if greedy else "sampled"
     result = {
@@ -249,12 +231,11 @@ def evaluate_run(
         "seed": seed,
         "num_envs": num_envs,
         "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
-        **(summary := summarize(evaluation, config.env.env)),
+        **(summary := summarize(games.episodes, config.env.env, greedy=greedy)),
         "human_normalized": human_normalized(game_of(config.env.env), summary["mean"]),
-        "scores": [episode.episode_return for episode in evaluation.episodes],
+        "scores": [episode.episode_return for episode in games.episodes],
     }
-    recordings = [player.recording for player in players if player.recording is not None]
-    return Evaluated(config, result, [(recording, game) for recording in recordings for game in recording.games])
+    return Evaluated(config, result, [(recording, game) for recording in games.recordings for game in recording.games])
 
 
 def save_evaluation(run: Path, result: dict[str, Any]) -> Path:

@@ -47,16 +47,21 @@ def create_shared_state(
     copies = 1 if config.shared_statistics else num_workers
     optimizer_state = init_optimizer_state(config, len(parameters), copies)
     return SharedState(
-        parameters=_share(parameters.clone()),
-        optimizer_state={name: _share(tensor) for name, tensor in optimizer_state.items()},
-        statistics=_share(torch.zeros(num_workers, statistics_size, dtype=torch.float64)),
-        counters=_share(torch.zeros(num_workers, 4, dtype=torch.int64)),
-        heartbeats=_share(torch.zeros(num_workers + 1, dtype=torch.int64)),
-        stop=_share(torch.zeros(1, dtype=torch.bool)),
+        parameters=share(parameters.clone()),
+        optimizer_state={name: share(tensor) for name, tensor in optimizer_state.items()},
+        statistics=share(torch.zeros(num_workers, statistics_size, dtype=torch.float64)),
+        counters=share(torch.zeros(num_workers, 4, dtype=torch.int64)),
+        heartbeats=share(torch.zeros(num_workers + 1, dtype=torch.int64)),
+        stop=share(torch.zeros(1, dtype=torch.bool)),
     )
 
 
-def _share(tensor: Tensor) -> Tensor:
+def share(tensor: Tensor) -> Tensor:
+    """Move a tensor to shared memory.
+
+    Raises:
+        UserError: there is too little of it.
+    """
     try:
         shared: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:

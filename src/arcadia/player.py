@@ -1,10 +1,7 @@
 """Playing whole games with fixed parameters."""
 
 import math
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +18,6 @@ from arcadia.rollout import EpisodeTracker, starts_anew
 from arcadia.types import Actions, Episode, ModelOutput, Rewards
 
 MAX_GAME_STEPS = 200_000  # Atari ids promise 100,000 at most
-PROGRESS_SECONDS = 0.2
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
 
 
@@ -193,47 +189,6 @@ class Player:
     def num_finished(self) -> int:
         """Games finished since `start`."""
         return len(self._episodes)
-
-
-def play_side_by_side(players: list[Player], on_progress: Callable[[int], None]) -> Evaluation:
-    """Let players that have started finish their games, several in a thread each; return the games of all in turn.
-
-    Args:
-        on_progress: told every PROGRESS_SECONDS how many games are over.
-
-    Raises:
-        Exception: what a player raises.
-    """
-    if len(players) == 1:  # whose environments may not like to be in another thread than they were made in
-        evaluation = None
-        while evaluation is None:
-            evaluation = players[0].step()
-            on_progress(players[0].num_finished)
-        return evaluation
-    is_given_up = threading.Event()
-
-    def play(player: Player) -> Evaluation | None:
-        evaluation = None
-        while evaluation is None and not is_given_up.is_set():
-            evaluation = player.step()
-        return evaluation
-
-    with ThreadPoolExecutor(len(players), initializer=torch.set_num_threads, initargs=(1,)) as threads:
-        try:
-            futures = [threads.submit(play, player) for player in players]
-            playing = set(futures)
-            while playing:
-                done, playing = wait(playing, PROGRESS_SECONDS, FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                on_progress(sum(player.num_finished for player in players))
-        finally:
-            is_given_up.set()
-    evaluations = [evaluation for future in futures if (evaluation := future.result())]
-    return evaluations[0]._replace(
-        episodes=tuple(episode for evaluation in evaluations for episode in evaluation.episodes),
-        seconds=max(evaluation.seconds for evaluation in evaluations),
-    )
 
 
 def load_snapshot(snapshot: Snapshot, model: ActorCritic, parameters: FlatParameters) -> None:

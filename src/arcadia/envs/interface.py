@@ -22,7 +22,7 @@ class EnvSpec(NamedTuple):
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
     is_continuous: bool = False
     make_torso: TorsoFactory | None = None  # the caller's own
-    is_native: bool = False  # steps outside the Python interpreter, so that threads can play side by side
+    is_native: bool = False  # steps outside the Python interpreter, in any process that it is built in
 
     @property
     def is_image(self) -> bool:

@@ -14,8 +14,8 @@ from arcadia.films import Film, PeriodicFilms
 from arcadia.models import FlatParameters
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
+from arcadia.processes import Children, Context, Death
 from arcadia.runtimes.ending import StopReason, limit_reached
-from arcadia.runtimes.processes import Children, Context, Death
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.types import Actions, Observations, Timestep, UpdateReport
 from arcadia.worker import Worker
@@ -55,7 +55,9 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
     names = [f"worker-{worker}" for worker in range(num_workers)]
     if runtime.eval_episodes:
         names.append("evaluator")
-    children = Children(state, runtime.heartbeat_seconds, lambda: limit_reached(state, runtime) is not None)
+    children = Children(
+        state.stop, state.heartbeats, runtime.heartbeat_seconds, lambda: limit_reached(state, runtime) is not None
+    )
     limit = _RestartLimit(runtime.max_restarts)
     updates = state.counter(UPDATES)
 

@@ -24,8 +24,8 @@ from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_fin
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
+from arcadia.processes import Death
 from arcadia.runtimes.ending import StopReason, TrainResult, limit_reached
-from arcadia.runtimes.processes import Death
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
 from arcadia.types import UpdateReport
@@ -122,7 +122,7 @@ class Supervisor:
         if not evaluation.episodes:
             self._display.warning(f"{where}: a {mode} game does not end; evaluation dropped")
             return
-        summary = summarize(evaluation, self._config.env.env)
+        summary = summarize(evaluation.episodes, self._config.env.env, greedy=evaluation.greedy)
         row = self._row("evaluation") | {
             "mode": mode,
             "env_steps": snapshot.env_steps,

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from arcadia.errors import DivergedError, summary_of
-from arcadia.parameters import SharedState
+from arcadia.errors import DivergedError, UserError, summary_of
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
@@ -186,7 +186,7 @@ class Child:
         else:
             why = f"exited with code {code}"
             if not self.signs_of_life:
-                why += ' before it began (a script trains under `if __name__ == "__main__":`)'
+                why += ' before it began (a script calls Arcadia under `if __name__ == "__main__":`)'
         return Death(self.name, why, "", False, is_external, self.signs_of_life)
 
 
@@ -201,21 +201,23 @@ class Children:
     """All children of a run.
 
     Args:
-        state: its `stop` and `heartbeats` are used, and passed on.
+        stop: [1] bool shared, asks them to end.
+        heartbeats: [n] int64 shared, where each counts its signs of life.
         heartbeat_seconds: a child that has shown no sign of life for so long counts as hung.
         is_over: whether a child that ends with exit code 0 is right to.
     """
 
-    def __init__(self, state: SharedState, heartbeat_seconds: float, is_over: Callable[[], bool]) -> None:
-        self._state, self._heartbeat_seconds, self._is_over = state, heartbeat_seconds, is_over
+    def __init__(self, stop: Tensor, heartbeats: Tensor, heartbeat_seconds: float, is_over: Callable[[], bool]) -> None:
+        self._stop, self._heartbeats = stop, heartbeats
+        self._heartbeat_seconds, self._is_over = heartbeat_seconds, is_over
         self._inbox: Inbox = queue.Queue(MAX_WAITING)
         self._children: dict[str, Child] = {}
         self._last_look = time.monotonic()
 
     def start(self, index: int, name: str, job: Callable[..., None], arguments: tuple[object, ...]) -> None:
         """Start a child, or start one that died again; `index` is its place in `heartbeats`."""
-        heartbeat = self._state.heartbeats[index : index + 1]
-        self._children[name] = Child(name, job, arguments, self._state.stop, heartbeat, self._inbox)
+        heartbeat = self._heartbeats[index : index + 1]
+        self._children[name] = Child(name, job, arguments, self._stop, heartbeat, self._inbox)
         self._children[name].start()
 
     def receive(self, timeout: float) -> Iterator[Any]:
@@ -242,7 +244,7 @@ class Children:
 
     def end(self) -> Iterator[Any]:
         """End all children; yield what they still had to say. Interrupted, kill them."""
-        self._state.stop[0] = True
+        self._stop[0] = True
         deadline = time.monotonic() + STOP_SECONDS
         try:
             while not all(child.is_read for child in self._children.values()) or not self._inbox.empty():
@@ -266,6 +268,15 @@ class Children:
         """End all children now."""
         for child in self._children.values():
             child.kill()
+
+
+def check_importable(**factories: object) -> None:
+    """Raise UserError where a child could not import a factory by its name."""
+    for name, factory in factories.items():
+        try:
+            ForkingPickler.dumps(factory)
+        except Exception:
+            raise UserError(f"{name} must be a function of a module, not a lambda or a local one") from None
 
 
 def _main(
