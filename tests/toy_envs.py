@@ -459,14 +459,14 @@ class EndlessPong:
 
 @dataclasses.dataclass(frozen=True)
 class MakeEndlessPong:
-    """Builds EndlessPong; `event` does not happen in the first process of an evaluation of 33 games, which has 16."""
+    """Builds EndlessPong; no `event` happens in the first process of an evaluation, which has two of five games."""
 
     event: Callable[[], None]
     spares_first: bool = True
 
     def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> Any:
         env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
-        return EndlessPong(env, _nothing if self.spares_first and num_envs == 16 else self.event)
+        return EndlessPong(env, _nothing if self.spares_first and num_envs == 2 else self.event)
 
 
 def _nothing() -> None:
