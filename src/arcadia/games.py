@@ -162,8 +162,9 @@ def _play_in_child(
             told = time.monotonic()
             context.send((part.stream, count))
 
+    if context.should_stop():
+        return
     try:
-        on_progress(0)
         games = _play(config, make_env, Snapshot(parameters.numpy(), statistics.numpy(), *counters), part, on_progress)
     except _Interrupted:
         return
