@@ -160,6 +160,26 @@ def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip() -> Non
     assert (out[:, :, 0, 2] == 0).all()
 
 
+def test_by_default_a_pixel_that_begins_to_change_late_comes_to_weigh_what_others_do() -> None:
+    """The digits of a score: frozen before the first point, they drowned the ball, and games at 20 points were lost."""
+    model = build_model(ModelConfig(torso="mlp"), PIXELS, seed=0)
+    dark, half = np.full((T * B, HEIGHT, WIDTH), 87, np.uint8), np.full((T * B, HEIGHT, WIDTH), 87, np.uint8)
+    half[::2, 2, 3] = 236
+    total = torch.zeros(model.statistics_size, dtype=torch.float64)
+    observation = np.full((B, STACK, HEIGHT, WIDTH), 87, np.uint8)
+    observation[1, :, 2, 3] = 236
+    inputs = []
+    for rows in (dark, half, half, half):
+        total += _gather(model.normalizer, rows)
+        model.load_statistics(total)
+        assert not model.normalizer.is_frozen
+        inputs.append(float(_apply(model.normalizer, observation)[1, 0, 2, 3]))
+    share = 8 / 15 * 3 / 4  # of the rows in which it was lit, at the end
+    assert inputs[0] == 20  # the clip
+    assert inputs[-1] == pytest.approx((1 - share) * 149 / math.sqrt(share * (1 - share) * 149**2 + 25), rel=1e-5)
+    assert sorted(inputs, reverse=True) == inputs
+
+
 def test_pixels_are_divided_by_255_before_the_first_statistics() -> None:
     normalizer, observation = _normalizer(PIXELS), _observation(0)
     for _ in range(2):

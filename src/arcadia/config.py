@@ -81,8 +81,8 @@ class ModelConfig:
     normalization: Literal["none", "scale", "per_element", "scalar"] = "per_element"
     """Model input: as it is, divided by 255, or (x - mean) / std: per pixel or dimension, or one decaying mean and std
     for all of them."""
-    normalization_steps: int = 40_000
-    """env_steps after which the mean and std of per_element freeze."""
+    normalization_steps: int | None = None
+    """env_steps after which the mean and std of per_element freeze. Default: never."""
     normalize_rewards: bool = False
     """Learn from rewards divided by the running standard deviation of the discounted return."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -10,7 +10,7 @@ from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
 from arcadia.types import BoolArray, Observations
 
-# Pixels unseen before the freeze would divide by nearly nothing. Units: of the observation.
+# Pixels that hardly ever change would divide by nearly nothing. Units: of the observation.
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
@@ -22,9 +22,9 @@ class ObservationNormalizer:
     """Turns raw observations into model inputs, and gathers the statistics for it.
 
     per_element: inputs are (x - mean) / sqrt(var + floor^2), clipped to +-20, with one mean and variance per pixel
-    (over the newest frame, applied to every frame of a stack) or per dimension, over all valid rows of all workers
-    until `normalization_steps` of them were seen. Shared statistics: one float64 vector [1 + 2K]: count, sum [K], sum
-    of squares [K].
+    (over the newest frame, applied to every frame of a stack) or per dimension, over all valid rows of all workers, or
+    the first `normalization_steps` of them. Shared statistics: one float64 vector [1 + 2K]: count, sum [K], sum of
+    squares [K].
 
     scalar: inputs are (x - m) / max(s, floor), clipped to +-20, where m and s are decaying averages, over all
     workers, of the mean and the standard deviation of an observation's newest frame, corrected for their start (as
@@ -46,7 +46,9 @@ class ObservationNormalizer:
             if self._channels > 1:
                 self._repeats = spec.observation_shape[0] // self._channels
         self._num_elements = int(np.prod(self._shape))
-        self._limit = config.normalization_steps if self._kind == "per_element" else math.inf
+        self._limit = math.inf
+        if self._kind == "per_element" and config.normalization_steps is not None:
+            self._limit = config.normalization_steps
         self._count = -1.0
         self._floor = PIXEL_STD_FLOOR if spec.is_image else VECTOR_STD_FLOOR
         self._mean = torch.zeros(1)
@@ -60,7 +62,7 @@ class ObservationNormalizer:
 
     @property
     def is_frozen(self) -> bool:
-        """True once enough rows were seen: nothing is gathered any more."""
+        """True where nothing is gathered: no statistics are kept, or enough rows were seen."""
         return self.size == 0 or self._count >= self._limit
 
     def load(self, statistics: Tensor) -> None:

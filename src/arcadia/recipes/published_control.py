@@ -77,7 +77,6 @@ CONTROL: dict[str, Recipe] = {
                 action_std="state",
                 initial_std=math.log(2),
                 initialization="xavier",
-                normalization_steps=10**12,
             ),
             loss=replace(A3C_LOSS, gamma=0.98, advantage="gae", gae_lambda=0.8),
             optimizer=OptimizerConfig(optimizer="amsgrad", lr=1e-4, schedule="constant", epsilon=1e-8),

@@ -38,9 +38,7 @@ TUNED: dict[str, Recipe] = {
         config=TrainConfig(
             recipe="control",
             env=EnvConfig(num_envs=8, clip_rewards=False),
-            model=ModelConfig(
-                torso="mlp", hidden_sizes=(64, 64), normalization_steps=1_000_000_000, normalize_rewards=True
-            ),
+            model=ModelConfig(torso="mlp", hidden_sizes=(64, 64), normalize_rewards=True),
             loss=LossConfig(
                 gae_lambda=0.8,
                 normalize_advantage=True,
@@ -61,7 +59,7 @@ TUNED: dict[str, Recipe] = {
         config=TrainConfig(
             recipe="swingup",
             env=EnvConfig(env="InvertedPendulumSwingupBulletEnv-v0", num_envs=16, clip_rewards=False),
-            model=ModelConfig(torso="mlp", normalization_steps=1_000_000_000, normalize_rewards=True),
+            model=ModelConfig(torso="mlp", normalize_rewards=True),
             loss=LossConfig(
                 gamma=0.99,
                 gae_lambda=0.95,
