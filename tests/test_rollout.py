@@ -457,7 +457,10 @@ def test_environments_picks_columns_of_every_field() -> None:
 
 
 def _worker(
-    num_minibatches: int = 1, num_epochs: int = 1, entropy_schedule: Literal["constant", "linear"] = "constant"
+    num_minibatches: int = 1,
+    num_epochs: int = 1,
+    entropy_schedule: Literal["constant", "linear"] = "constant",
+    entropy_horizon: float = 1.0,
 ) -> tuple[Worker, SharedMemoryStore, torch.Tensor]:
     """Return a worker on the script, its store and the store's counters."""
     config = TrainConfig(
@@ -469,6 +472,7 @@ def _worker(
             clip_range=0.2,
             entropy_coefficient=0.2,
             entropy_schedule=entropy_schedule,
+            entropy_horizon=entropy_horizon,
         ),
         optimizer=OptimizerConfig(),
         runtime=RuntimeConfig(num_steps=(T,), total_steps=1000),
@@ -543,16 +547,23 @@ def test_every_run_worker_and_restart_has_its_own_random_numbers() -> None:
     assert seeds(1, 0, 2, 3) == seeds(1, 0, 2, 3)
 
 
-@pytest.mark.parametrize(("schedule", "env_steps"), [("constant", [0, 0, 0]), ("linear", [400, 414, 425])])
+@pytest.mark.parametrize(
+    ("schedule", "horizon", "share_left"),
+    [
+        ("constant", 1.0, [1, 1, 1]),
+        ("linear", 1.0, [0.6, 0.586, 0.575]),  # at 400, 414 and 425 of 1000 env_steps
+        ("linear", 0.42, [1 - 400 / 420, 1 - 414 / 420, 0]),
+    ],
+)
 def test_entropy_coefficient_follows_its_schedule_over_all_workers_steps(
-    schedule: Literal["constant", "linear"], env_steps: list[int]
+    schedule: Literal["constant", "linear"], horizon: float, share_left: list[float]
 ) -> None:
-    worker, _, counters = _worker(entropy_schedule=schedule)
+    worker, _, counters = _worker(entropy_schedule=schedule, entropy_horizon=horizon)
     counters[1, ENV_STEPS] = 400  # of another worker, of 1000 in all
-    for expected in env_steps:
+    for expected in share_left:
         losses = worker.update().metrics
         weighted_entropy = losses["policy_loss"] + 0.5 * losses["value_loss"] - losses["loss"]
-        assert weighted_entropy / losses["entropy"] == pytest.approx(0.2 * (1 - expected / 1000), rel=1e-5)
+        assert weighted_entropy / losses["entropy"] == pytest.approx(0.2 * expected, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize(("num_minibatches", "num_epochs"), [(1, 1), (3, 2)])

@@ -105,7 +105,9 @@ class LossConfig:
     entropy_coefficient: float = 0.01
     """Weight of the policy's entropy (nats), at the start."""
     entropy_schedule: Schedule = "constant"
-    """Entropy coefficient: constant, linear in env_steps to 0 at total_steps, or over log10(10 + episodes / 100)."""
+    """Entropy coefficient: constant, linear in env_steps to 0, or over log10(10 + episodes / 100)."""
+    entropy_horizon: float = 1.0
+    """Share of total_steps after which a linear entropy coefficient is 0."""
     reduction: Literal["mean", "sum_over_steps"] = "mean"
     """Loss: mean over valid rows, or sum over a rollout's steps and mean over environments."""
     max_grad_norm: float = 0.5

@@ -119,8 +119,8 @@ class ParameterStore(Protocol):
     def count(self, env_steps: int, frames: int, episodes: int, statistics: StatisticsUpdate | None) -> None:
         """Add to the counters and the statistics without an update."""
 
-    def scheduled(self, value: float, schedule: Schedule) -> float:
-        """Return a setting's value at this point of the run."""
+    def scheduled(self, value: float, schedule: Schedule, horizon: float = 1.0) -> float:
+        """Return a setting's value at this point of the run; linear schedules end at this share of total_steps."""
 
 
 class SharedMemoryStore:
@@ -164,11 +164,11 @@ class SharedMemoryStore:
             slot = self._state.statistics[self._worker]
             slot.copy_(slot * statistics.keep + statistics.add)  # at once: others may be reading
 
-    def scheduled(self, value: float, schedule: Schedule) -> float:
+    def scheduled(self, value: float, schedule: Schedule, horizon: float = 1.0) -> float:
         return scheduled(
             value,
             schedule,
             env_steps=self._state.counter(ENV_STEPS),
-            total_steps=self._total_steps,
+            total_steps=horizon * self._total_steps,
             episodes=self._state.counter(EPISODES),
         )

@@ -5,7 +5,7 @@ import math
 from arcadia.config import Schedule
 
 
-def scheduled(value: float, schedule: Schedule, *, env_steps: int, total_steps: int, episodes: int) -> float:
+def scheduled(value: float, schedule: Schedule, *, env_steps: int, total_steps: float, episodes: int) -> float:
     """Return a setting's value at a point of the run.
 
     constant: the value; linear: falling to 0 at `total_steps`; log_episodes: value / log10(10 + episodes / 100).

@@ -45,6 +45,7 @@ _BOUNDS = {
     "gae_lambda": _Bounds(0, 1),
     "value_coefficient": _Bounds(0),
     "entropy_coefficient": _Bounds(0),
+    "entropy_horizon": _Bounds(0, 1, open_low=True),
     "max_grad_norm": _Bounds(0, open_low=True),
     "num_epochs": _Bounds(1, 1000),
     "num_minibatches": _Bounds(1, 4096),

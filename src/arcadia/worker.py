@@ -159,7 +159,7 @@ class Worker:
     def _loss_config(self) -> LossConfig:
         """Return the settings of the loss as they are at this point of the run."""
         config = self._config.loss
-        coefficient = self._store.scheduled(config.entropy_coefficient, config.entropy_schedule)
+        coefficient = self._store.scheduled(config.entropy_coefficient, config.entropy_schedule, config.entropy_horizon)
         return replace(config, entropy_coefficient=coefficient)
 
     def _minibatches(self) -> list[torch.Tensor | None]:

@@ -23,6 +23,8 @@ TUNED: dict[str, Recipe] = {
                 gae_lambda=0.95,
                 entropy_coefficient=0.01,
                 entropy_schedule="linear",
+                # A policy that had learned Pong (19.2 by its most probable actions) scored 12.0 when it was sampled.
+                entropy_horizon=0.45,
                 max_grad_norm=0.5,
                 num_epochs=2,
                 num_minibatches=4,
