@@ -1,6 +1,8 @@
 """Continuous control: the recipes, their networks and rewards, on the real environments."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -91,3 +93,27 @@ def test_control_is_what_control_tasks_get(env: str, tmp_path, capfd) -> None:
     rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
     assert rows
     assert "max_probability" not in rows[-1]
+
+
+def test_what_pybullet_has_to_say_is_not_shown() -> None:
+    code = f"""if True:
+        from arcadia.config import EnvConfig
+        from arcadia.envs import make_vector_env
+        make_vector_env(EnvConfig(env="{SWINGUP}"), num_envs=2, seed=1).reset()
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_staggered_training_reports_whole_games_alone(tmp_path) -> None:
+    run = tmp_path / "run"
+    options = ["--runtime", "serial", "--total-steps", "8000", "--eval-episodes", "9", "--eval-updates", "100"]
+    assert main(["train", "Pendulum-v1", *options, "--run-dir", str(run), "--quiet"]) == 0
+    rows = list(read_metrics(run))
+    episodes = [row for row in rows if row["kind"] == "episode"]
+    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+    assert RECIPES["control"].config.env.stagger
+    assert {row["length"] for row in episodes} == {200}
+    assert {row["mean_length"] for row in evaluations} == {200}
+    assert len({row["env_steps"] for row in episodes[:8]}) >= 3, "its eight environments end at different times"
+    assert (len(episodes), evaluations != []) == (rows[-1]["episodes"], True)

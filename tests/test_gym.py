@@ -105,8 +105,8 @@ def test_records_are_not_overwritten_by_later_steps() -> None:
     copies = [arrays[0].copy()]
     for _ in range(20):
         step = env.step(np.zeros(B, np.int64))
-        arrays += list(step[:-2])
-        copies += [field.copy() for field in step[:-2]]
+        arrays += list(step[:-3])
+        copies += [field.copy() for field in step[:-3]]
     env.reset()
     for array, copy in zip(arrays, copies, strict=True):
         assert (array == copy).all()
@@ -123,10 +123,48 @@ def test_records_have_the_promised_shapes_and_dtypes() -> None:
     for array in (observation, step.observation):
         assert array.shape == (B, 6)
         assert array.dtype == env.spec.observation_dtype
-    dtypes = [getattr(step, field).dtype for field in Timestep._fields[1:-2]]
-    assert (step.forced, step.shifted) == (None, None)  # the agent decides everything, and nothing is stacked
+    dtypes = [getattr(step, field).dtype for field in Timestep._fields[1:-3]]
+    # The agent decides everything, every game is whole, and nothing is stacked.
+    assert (step.forced, step.cut, step.shifted) == (None, None, None)
     assert dtypes == [np.float32, np.bool_, np.bool_, np.bool_, np.int64]
-    assert all(getattr(step, field).shape == (B,) for field in Timestep._fields[1:-2])
+    assert all(getattr(step, field).shape == (B,) for field in Timestep._fields[1:-3])
+
+
+def test_staggered_environments_are_cut_once_each_at_another_part_of_the_time_limit() -> None:
+    limit, num_envs = 12, 4
+    make = lambda: gymnasium.make("Pendulum-v1", max_episode_steps=limit)  # noqa: E731
+    env = GymVectorEnv(make, num_envs=num_envs, seed=3, stagger=True)
+    env.reset()
+    ends: list[list[tuple[int, bool]]] = [[] for _ in range(num_envs)]
+    for t in range(1, 50):
+        step = env.step(np.zeros((num_envs, 1), np.float32))
+        assert step.cut is not None
+        assert (step.truncated == step.reset_next).all()
+        assert not step.terminated.any()
+        for b in np.flatnonzero(step.truncated):
+            ends[b].append((t, bool(step.cut[b])))
+        assert not step.cut[~step.truncated].any()
+    every = limit + 1  # and the reset's row
+    assert ends[0] == [(12, False), (12 + every, False), (12 + 2 * every, False)]
+    for b, first in ((1, 3), (2, 6), (3, 9)):
+        assert ends[b] == [(first, True), *((first + i * every, False) for i in range(1, len(ends[b])))]
+
+
+def test_what_ends_by_itself_or_has_no_time_limit_is_not_cut() -> None:
+    fallen = GymVectorEnv(lambda: gymnasium.make("CartPole-v1", max_episode_steps=30), num_envs=3, seed=3, stagger=True)
+    endless = GymVectorEnv(
+        lambda: gymnasium.make("Pendulum-v1", max_episode_steps=-1), num_envs=3, seed=3, stagger=True
+    )
+    fallen.reset()
+    endless.reset()
+    steps = [fallen.step(np.zeros(3, np.int64)) for _ in range(10)]  # poles pushed left fall after 8 to 10 decisions
+    assert np.stack([step.terminated for step in steps]).any(0).all()
+    for step in steps:
+        assert step.cut is not None
+        assert not step.cut[step.terminated].any()
+    for _ in range(300):
+        step = endless.step(np.zeros((3, 1), np.float32))
+        assert not step.truncated.any()
 
 
 def test_action_outside_the_action_space_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +94,8 @@ class Player:
         entropy = (seed, _EVALUATION_STREAM, greedy, *[stream] * (stream > 0))
         seeds = np.random.SeedSequence(entropy).generate_state(2)
         env_seed, action_seed = int(seeds[0]) >> 2, int(seeds[1])
-        self._env: VectorEnv = make_env(config.env, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
+        env_config = replace(config.env, stagger=False)  # whole games
+        self._env: VectorEnv = make_env(env_config, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
         dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)

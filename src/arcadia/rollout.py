@@ -98,6 +98,7 @@ class RolloutCollector:
         self._ended = np.empty(size, np.bool_)  # a game's last step
         self._valid = np.empty(size, np.bool_)
         self._forced = np.zeros(size, np.bool_)
+        self._cut = np.zeros(size, np.bool_)
 
         self._observation = env.reset()
         self._is_shifted = False  # each observation is the last one and a newest frame
@@ -145,6 +146,8 @@ class RolloutCollector:
             self._ended[t] = step.reset_next
             if step.forced is not None:
                 self._forced[t] = step.forced
+            if step.cut is not None:
+                self._cut[t] = step.cut
             self.frames += int(step.frames.sum())
             self._observation = step.observation
             self._is_shifted = step.shifted is not None and bool(step.shifted.all())
@@ -184,7 +187,8 @@ class RolloutCollector:
         episodes: list[Episode] = []
         for t in range(len(self._action)):
             most = None if max_probability is None else max_probability[t]
-            episodes += self._tracker.add(self._reward[t], self._valid[t], self._ended[t], most).values()
+            ended = self._tracker.add(self._reward[t], self._valid[t], self._ended[t], most)
+            episodes += [episode for b, episode in ended.items() if not self._cut[t, b]]
         self.episodes = tuple(episodes)
 
     def _forward(self, t: int, state: Tensor) -> ModelOutput:

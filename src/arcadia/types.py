@@ -35,6 +35,7 @@ class Timestep(NamedTuple):
     reset_next: BoolArray  # [B] truncated | (terminated & game over)
     frames: NDArray[np.int64]  # [B] emulator frames that this step consumed, reset included
     forced: BoolArray | None = None  # [B] the environment chose another action itself; None where it never does
+    cut: BoolArray | None = None  # [B] a truncated game that is no score (EnvConfig.stagger); None where none ever is
     # [B] all frames but the newest are those of the last step's observation; None: unknown. Who changes observations or
     # makes one step of several leaves it out.
     shifted: BoolArray | None = None

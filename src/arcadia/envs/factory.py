@@ -1,9 +1,11 @@
 """From an environment id to B environments."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -60,24 +62,33 @@ def _register_pybullet() -> None:
         UserError: PyBullet is not installed.
     """
     try:
-        import pybullet_envs_gymnasium  # noqa: F401 - registers on import
+        with _silent(2):
+            import pybullet  # noqa: F401 - says when it was built
+            import pybullet_envs_gymnasium  # noqa: F401 - registers on import
     except ImportError:
         raise UserError(_missing("PyBullet", "pybullet")) from None
 
 
 def _make_bullet(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """Build a PyBullet environment; its first reset starts the engine, which writes to standard output."""
+    """Build a PyBullet environment; its first reset starts the engine."""
     env = gymnasium.make(name, **kwargs)
-    sys.stdout.flush()
-    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
+    with _silent(1):
         env.reset()
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(nowhere)
     return env
+
+
+@contextlib.contextmanager
+def _silent(descriptor: int) -> Iterator[None]:
+    """Let what a library's C code writes to standard output (1) or standard error (2) disappear."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _looks_like_atari(name: str) -> bool:
@@ -115,7 +126,7 @@ def make_camera(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int
     Raises:
         UserError: as `make_vector_env`, or the environment has no pictures to show.
     """
-    config = dataclasses.replace(config, color=True, crop="none", frame_stack=1)
+    config = dataclasses.replace(config, color=True, crop="none", frame_stack=1, stagger=False)
     try:
         return _make(config, num_envs, seed, num_threads, render_mode="rgb_array")
     except TypeError as error:
@@ -130,7 +141,7 @@ def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwarg
         return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     make = _make_bullet if "Bullet" in found else gymnasium.make
     try:
-        return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed)
+        return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed, stagger=config.stagger)
     except (gymnasium.error.Error, ImportError) as error:
         entry_point = str(gymnasium.spec(found).entry_point)
         for extra, package in _EXTRAS.items():

@@ -1,7 +1,8 @@
 """Gymnasium environments in gymnasium's synchronous vector loop."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,8 @@ from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.errors import UserError
 from arcadia.types import Actions, Observations, Picture, Timestep
 
+_CUT = "arcadia_cut"  # in gymnasium's `info`
+
 
 class GymVectorEnv:
     """B gymnasium environments. Every termination is the end of a game.
@@ -19,13 +22,19 @@ class GymVectorEnv:
         make: builds one environment.
         num_envs: B.
         seed: environment b is seeded with seed + b.
+        stagger: environment b's game is cut short, once, at b / B of the time limit, if there is one.
 
     Raises:
         UserError: the observation is not one array, or the actions are neither discrete nor a vector.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], *, num_envs: int, seed: int) -> None:
-        self._env = gymnasium.vector.SyncVectorEnv([make] * num_envs)
+    def __init__(
+        self, make: Callable[[], gymnasium.Env[Any, Any]], *, num_envs: int, seed: int, stagger: bool = False
+    ) -> None:
+        makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [make] * num_envs
+        if stagger:
+            makers = [partial(_cut, make, b / num_envs) for b in range(num_envs)]
+        self._env = gymnasium.vector.SyncVectorEnv(makers)
         observations, actions = (
             self._env.single_observation_space,
             self._env.single_action_space,
@@ -43,6 +52,7 @@ class GymVectorEnv:
         self._rescale = ActionRescaler(actions) if isinstance(actions, Box) else None
         self._seed: int | None = seed
         self._resetting = np.zeros(num_envs, np.bool_)
+        self._no_cut = np.zeros(num_envs, np.bool_) if stagger else None
 
     def reset(self) -> Observations:
         observation, _ = self._env.reset(seed=self._seed)
@@ -52,7 +62,7 @@ class GymVectorEnv:
 
     def step(self, action: Actions) -> Timestep:
         check_actions(action, self.num_envs, self.spec)
-        observation, reward, terminated, truncated, _ = self._env.step(self.native_action(action))
+        observation, reward, terminated, truncated, info = self._env.step(self.native_action(action))
         frames = (~self._resetting).astype(np.int64)
         self._resetting = terminated | truncated
         return Timestep(
@@ -62,6 +72,7 @@ class GymVectorEnv:
             truncated,
             self._resetting.copy(),
             frames,
+            cut=info.get(_CUT, self._no_cut),
         )
 
     def native_action(self, action: Actions) -> Actions:
@@ -82,6 +93,28 @@ class GymVectorEnv:
 
     def close(self) -> None:
         self._env.close()
+
+
+class _CutOnce(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Truncates the episode that its `limit`-th step belongs to and says so in `info`; the others are whole."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], limit: int) -> None:
+        super().__init__(env)
+        self._steps_left = limit
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps_left -= 1
+        if self._steps_left == 0 and not (terminated or truncated):
+            truncated, info = True, info | {_CUT: True}
+        return observation, reward, terminated, truncated, info
+
+
+def _cut(make: Callable[[], gymnasium.Env[Any, Any]], share: float) -> gymnasium.Env[Any, Any]:
+    """Build an environment whose play is cut once, after this share of its time limit (0: never)."""
+    env = make()
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return env if limit is None else _CutOnce(env, int(share * limit))
 
 
 class ActionRescaler:

@@ -39,7 +39,7 @@ TUNED: dict[str, Recipe] = {
         source="Arcadia",
         config=TrainConfig(
             recipe="control",
-            env=EnvConfig(num_envs=8, clip_rewards=False),
+            env=EnvConfig(num_envs=8, stagger=True, clip_rewards=False),
             model=ModelConfig(torso="mlp", hidden_sizes=(64, 64), normalize_rewards=True),
             loss=LossConfig(
                 gae_lambda=0.8,
@@ -60,7 +60,7 @@ TUNED: dict[str, Recipe] = {
         games=("InvertedPendulumSwingupBulletEnv-v0",),
         config=TrainConfig(
             recipe="swingup",
-            env=EnvConfig(env="InvertedPendulumSwingupBulletEnv-v0", num_envs=16, clip_rewards=False),
+            env=EnvConfig(env="InvertedPendulumSwingupBulletEnv-v0", num_envs=32, stagger=True, clip_rewards=False),
             model=ModelConfig(torso="mlp", normalize_rewards=True),
             loss=LossConfig(
                 gamma=0.99,
@@ -73,7 +73,7 @@ TUNED: dict[str, Recipe] = {
                 clip_range=0.2,
             ),
             optimizer=OptimizerConfig(lr=3e-4, schedule="linear"),
-            runtime=RuntimeConfig(num_steps=(128,), total_steps=6_000_000),
+            runtime=RuntimeConfig(num_steps=(64,), total_steps=3_000_000),
         ),
     ),
 }

@@ -1,0 +1,60 @@
+"""How fast a worker's environments step by different libraries: 16 environments, random actions, one process.
+
+pip install envpool && python benchmarks/vector_envs.py      # on an idle machine
+"""
+
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+IDS = ("CartPole-v1", "Pendulum-v1", "LunarLander-v3", "BipedalWalker-v3", "HalfCheetah-v5")
+BULLET = "InvertedPendulumSwingupBulletEnv-v0"
+NUM_ENVS = 16
+SECONDS = 3.0
+ROUNDS = 5
+
+
+def steps_per_s(env: Any, space: gymnasium.Space[Any]) -> float:
+    """Return the environment steps per second of random play, without start-up and episodes' ends (0.1%)."""
+    rng = np.random.default_rng(1)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        actions = rng.integers(space.n, size=(1000, NUM_ENVS))
+    else:
+        actions = rng.uniform(space.low, space.high, (1000, NUM_ENVS, *space.shape)).astype(np.float32)
+    env.reset()
+    for action in actions[:100]:
+        env.step(action)
+    steps, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        env.step(actions[steps % 1000])
+        steps += 1
+    rate = steps * NUM_ENVS / (time.perf_counter() - started)
+    env.close()
+    return rate
+
+
+def main() -> None:
+    """Print medians of rounds in which the libraries take turns."""
+    envpool = importlib.import_module("envpool")
+    importlib.import_module("pybullet_envs_gymnasium")
+    print(f"{'env_steps/s':24}{'SyncVectorEnv':>16}{'AsyncVectorEnv':>16}{'EnvPool':>12}")
+    for name in (*IDS, BULLET):
+        makers: list[Callable[[], Any]] = [
+            lambda name=name: gymnasium.make_vec(name, NUM_ENVS, "sync"),
+            lambda name=name: gymnasium.make_vec(name, NUM_ENVS, "async"),
+        ]
+        if name != BULLET:
+            makers.append(lambda name=name: envpool.make_gymnasium(name, num_envs=NUM_ENVS, num_threads=1))
+        space = gymnasium.make(name).action_space
+        rounds = [[steps_per_s(make(), space) for make in makers] for _ in range(ROUNDS)]
+        medians = [statistics.median(rates) for rates in zip(*rounds, strict=True)]
+        print(f"{name:24}" + "".join(f"{rate:16,.0f}" for rate in medians), flush=True)
+
+
+if __name__ == "__main__":
+    main()
