@@ -63,8 +63,8 @@ TUNED: dict[str, Recipe] = {
             env=EnvConfig(env="InvertedPendulumSwingupBulletEnv-v0", num_envs=32, stagger=True, clip_rewards=False),
             model=ModelConfig(torso="mlp", normalize_rewards=True),
             loss=LossConfig(
-                gamma=0.99,
-                gae_lambda=0.95,
+                gamma=0.995,
+                gae_lambda=0.97,
                 normalize_advantage=True,
                 entropy_coefficient=0.0,
                 max_grad_norm=0.5,
