@@ -15,8 +15,8 @@ import numpy as np
 IDS = ("CartPole-v1", "Pendulum-v1", "LunarLander-v3", "BipedalWalker-v3", "HalfCheetah-v5")
 BULLET = "InvertedPendulumSwingupBulletEnv-v0"
 NUM_ENVS = 16
-SECONDS = 3.0
-ROUNDS = 5
+SECONDS = 2.0
+ROUNDS = 3
 
 
 def steps_per_s(env: Any, space: gymnasium.Space[Any]) -> float:

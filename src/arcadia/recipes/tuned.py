@@ -42,7 +42,6 @@ TUNED: dict[str, Recipe] = {
             env=EnvConfig(num_envs=8, stagger=True, clip_rewards=False),
             model=ModelConfig(torso="mlp", hidden_sizes=(64, 64), normalize_rewards=True),
             loss=LossConfig(
-                gae_lambda=0.8,
                 normalize_advantage=True,
                 entropy_coefficient=0.0,
                 max_grad_norm=5.0,
