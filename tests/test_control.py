@@ -38,6 +38,10 @@ def test_swingup_recipes_are_the_sources_settings(name: str) -> None:
     assert config.optimizer.lr == (3e-5 if num_steps < 3 else 4e-4)
     assert (config.optimizer.beta1, config.optimizer.beta2, config.loss.gamma) == (0.95, 0.999, 0.95)
     assert config.loss.value_coefficient == 0.5 * 0.5
+    std = torch.tensor(0.7, requires_grad=True)
+    source = 0.01 * 0.5 * (1 + torch.log(2 * torch.pi * std))  # with the standard deviation in the variance's place
+    ours = config.loss.entropy_coefficient * DiagonalGaussian(torch.zeros(1), std.view(1)).entropy().sum()
+    assert torch.allclose(*(torch.autograd.grad(entropy, std)[0] for entropy in (source, ours)))
     assert config.runtime.total_episodes == 3000
     model = build_model(config.model, spec_of(config.env), seed=1)
     heads = 3 * (256 + 1)  # mean, standard deviation, value

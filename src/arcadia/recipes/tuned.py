@@ -46,11 +46,11 @@ TUNED: dict[str, Recipe] = {
                 entropy_coefficient=0.0,
                 max_grad_norm=5.0,
                 num_epochs=8,
-                num_minibatches=4,
+                num_minibatches=8,
                 clip_range=0.2,
             ),
             optimizer=OptimizerConfig(lr=1e-3, schedule="linear"),
-            runtime=RuntimeConfig(num_steps=(64,), total_steps=2_000_000),
+            runtime=RuntimeConfig(num_steps=(256,), total_steps=5_000_000),
         ),
     ),
     "swingup": Recipe(
