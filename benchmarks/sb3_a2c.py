@@ -2,31 +2,30 @@
 
 pip install stable-baselines3 "gymnasium[mujoco]" && python benchmarks/sb3_a2c.py HalfCheetah-v5 3000000 curve.csv
 
-Settings are RL Baselines3 Zoo's for A2C on HalfCheetahBulletEnv-v0 (it has none for MuJoCo), without its time feature.
+Settings are those that RL Baselines3 Zoo tuned for A2C on HalfCheetahBulletEnv-v0, without its time feature.
 """
 
 import csv
-import importlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+import torch
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 NUM_ENVS = 4
-EVERY = 50_000  # env_steps between two rows of the curve
+CURVE_STEPS = 50_000  # env_steps between two rows of the curve
 
 
 def main(env_id: str, total_steps: int, path: Path) -> None:
     """Train, write the curve (env_steps, minutes, mean return of the last 100 episodes), play 100 episodes."""
-    sb3: Any = importlib.import_module("stable_baselines3")
-    common: Any = importlib.import_module("stable_baselines3.common")
-    make_vec_env = importlib.import_module("stable_baselines3.common.env_util").make_vec_env
-    vec_env: Any = importlib.import_module("stable_baselines3.common.vec_env")
-    evaluate_policy = importlib.import_module("stable_baselines3.common.evaluation").evaluate_policy
-    importlib.import_module("torch").set_num_threads(1)
-
-    env = vec_env.VecNormalize(make_vec_env(env_id, NUM_ENVS, seed=1))
-    model = sb3.A2C(
+    torch.set_num_threads(1)
+    env = VecNormalize(make_vec_env(env_id, NUM_ENVS, seed=1))
+    model = A2C(
         "MlpPolicy",
         env,
         learning_rate=lambda remaining: 0.00096 * remaining,
@@ -46,10 +45,10 @@ def main(env_id: str, total_steps: int, path: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(("env_steps", "minutes", "mean_100"))
 
-        class Curve(common.callbacks.BaseCallback):  # type: ignore[misc]
+        class Curve(BaseCallback):
             def _on_step(self) -> bool:
                 episodes = self.model.ep_info_buffer
-                if self.num_timesteps % EVERY < NUM_ENVS and episodes:
+                if self.num_timesteps % CURVE_STEPS < NUM_ENVS and episodes:
                     mean = sum(episode["r"] for episode in episodes) / len(episodes)
                     rows.writerow((self.num_timesteps, f"{(time.perf_counter() - started) / 60:.2f}", f"{mean:.1f}"))
                     file.flush()

@@ -45,6 +45,12 @@ def _actions(env: object, count: int) -> list[np.ndarray]:
     return list(rng.integers(env.spec.num_actions, size=size))
 
 
+def test_a_camera_films_whole_games() -> None:
+    camera = make_camera(EnvConfig(env="Pendulum-v1", stagger=True), num_envs=3, seed=0)
+    camera.reset()
+    assert camera.step(np.zeros((3, 1), np.float32)).cut is None
+
+
 @pytest.mark.parametrize(
     ("name", "config", "size"),
     [

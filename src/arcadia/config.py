@@ -43,8 +43,8 @@ class EnvConfig:
     max_episode_steps: int | None = None
     """Atari: time limit in decisions. Default: the one that the id promises."""
     stagger: bool = False
-    """Gymnasium: each environment's first game in training is cut short, at another part of the time limit for each, so
-    that a rollout sees games at every stage. The cut games teach, but are no scores."""
+    """Gymnasium: in training, environment b of B is truncated once, after b / B of its time limit, so that a rollout
+    sees games at every stage. The cut games teach, but are no scores."""
     clip_rewards: bool = True
     """Learn from the sign of the reward. Scores stay raw."""
     reward_scale: float = 1.0

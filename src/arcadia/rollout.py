@@ -111,7 +111,7 @@ class RolloutCollector:
         self._returns = torch.empty(size)  # its course over the last rollout
         self._tracker = EpisodeTracker(env.num_envs)
         self.frames = 0  # emulator frames of the last rollout
-        self.episodes: tuple[Episode, ...] = ()  # games that ended in the last rollout
+        self.episodes: tuple[Episode, ...] = ()  # whole games that ended in the last rollout
 
     @torch.no_grad()
     def collect(self) -> Rollout:

@@ -80,7 +80,7 @@ def _make_bullet(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 @contextlib.contextmanager
 def _silent(descriptor: int) -> Iterator[None]:
     """Let what a library's C code writes to standard output (1) or standard error (2) disappear."""
-    sys.stdout.flush()
+    (sys.stdout if descriptor == 1 else sys.stderr).flush()
     kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     try:

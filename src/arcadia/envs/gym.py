@@ -22,7 +22,7 @@ class GymVectorEnv:
         make: builds one environment.
         num_envs: B.
         seed: environment b is seeded with seed + b.
-        stagger: environment b's game is cut short, once, at b / B of the time limit, if there is one.
+        stagger: environment b is truncated once, after b / B of the time limit in its gymnasium spec, if it has one.
 
     Raises:
         UserError: the observation is not one array, or the actions are neither discrete nor a vector.
