@@ -493,7 +493,7 @@ def test_quiet_training_prints_nothing(tmp_path):
 
 
 def test_stop_score_and_total_minutes_end_a_run(arcadia, tmp_path):
-    options = ["--runtime", "serial", "--num-envs", 8, "--num-steps", 16, "--eval-episodes", 0]
+    options = ["--runtime", "serial", "--num-envs", 8, "--num-steps", 16, "--num-epochs", 1, "--eval-episodes", 0]
     ended = arcadia("train", "CartPole-v1", *options, "--stop-score", 5, "--run-dir", tmp_path / "score")
     assert ended.code == 0
     assert "stop_score reached" in ended.out

@@ -111,8 +111,8 @@ def test_what_pybullet_has_to_say_is_not_shown() -> None:
 
 def test_staggered_training_reports_whole_games_alone(tmp_path) -> None:
     run = tmp_path / "run"
-    options = ["--runtime", "serial", "--total-steps", "8000", "--eval-episodes", "9", "--eval-updates", "100"]
-    options += ["--num-steps", "25", "--num-envs", "8"]
+    options = ["--runtime", "serial", "--total-steps", "8000", "--eval-episodes", "9", "--eval-updates", "20"]
+    options += ["--num-steps", "25", "--num-envs", "8", "--num-epochs", "1", "--num-minibatches", "1"]
     assert main(["train", "Pendulum-v1", *options, "--run-dir", str(run), "--quiet"]) == 0
     rows = list(read_metrics(run))
     episodes = [row for row in rows if row["kind"] == "episode"]
