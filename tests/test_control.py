@@ -43,7 +43,6 @@ def test_swingup_recipes_are_the_sources_settings(name: str) -> None:
     ours = config.loss.entropy_coefficient * DiagonalGaussian(torch.zeros(1), std.view(1)).entropy().sum()
     assert torch.allclose(*(torch.autograd.grad(entropy, std)[0] for entropy in (source, ours)))
     assert config.runtime.total_episodes == 3000
-    assert (config.runtime.num_workers, config.env.num_envs) == (8, 1)
     model = build_model(config.model, spec_of(config.env), seed=1)
     heads = 3 * (256 + 1)  # mean, standard deviation, value
     assert sum(p.numel() for p in model.parameters()) == (5 * 512 + 512) + (512 * 256 + 256) + heads

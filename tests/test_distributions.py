@@ -169,6 +169,28 @@ def test_clamped_tanh_is_twice_the_tanh_between_the_bounds() -> None:
     assert (expected.abs() < 1).any()
 
 
+@pytest.mark.parametrize(
+    ("before", "gradient", "expected"),
+    [
+        (0.3, 1.0, 2 * (1 - math.tanh(0.3) ** 2)),
+        (-0.3, 1.0, 2 * (1 - math.tanh(0.3) ** 2)),
+        (0.3, -1.0, -2 * (1 - math.tanh(0.3) ** 2)),
+        (5.0, 1.0, 1.5),  # descent leads down, back to the bound, where 2 tanh has the slope 2 (1 - 0.5^2)
+        (-5.0, -1.0, -1.5),
+        (5.0, -1.0, 0.0),  # and here further away
+        (-5.0, 1.0, 0.0),
+    ],
+)
+def test_gradient_of_clamped_tanh_leads_back_from_beyond_the_bounds(before, gradient, expected) -> None:
+    model = _model(action_mean="clamped_tanh")
+    linear = model.policy.linear
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(before)
+    (gradient * _policy(model, torch.randn(1, 1, 4)).mean.sum()).backward()
+    torch.testing.assert_close(linear.bias.grad, torch.full((D,), expected))
+
+
 # ----------------------------------------------------------------------------------------------------------------- loss
 
 

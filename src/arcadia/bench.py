@@ -60,7 +60,7 @@ def bench(
         if value is not None and value < 1:
             raise UserError(f"{name} must be >= 1, got {value}")
     settings = recipe(recipe_name).config
-    workers = num_workers or settings.runtime.num_workers or default_workers(settings.env)
+    workers = num_workers or default_workers(settings.env)
     settings = replace(settings, runtime=replace(settings.runtime, num_workers=workers))
     num_envs = num_envs or settings.envs_per_worker
     config = replace(settings.env, env=env, num_envs=num_envs)

@@ -14,7 +14,7 @@ class BenchArguments:
     recipe: str | None = None
     """Recipe to train with. Default: as for `arcadia train`."""
     num_workers: int | None = None
-    """Processes, in training and in the env-only measurement. Default: the recipe's, or one per core."""
+    """Processes, in training and in the env-only measurement. Default: one per core."""
     num_envs: int | None = None
     """Environments per process. Default: the recipe's."""
     seconds: float = 30.0

@@ -1,6 +1,7 @@
 """Heads: features [..., size] to an action distribution, and to a value."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class GaussianHead(nn.Module):
 
     The standard deviation is softplus(linear(features)) + STD_FLOOR ("state"), or one learned number per dimension
     ("free"); `initial_std` at the start. The mean is linear in the features or, "clamped_tanh", twice the tanh of that
-    clamped to [-1, 1].
+    clamped to [-1, 1], with a gradient that leads back from beyond the bounds.
     """
 
     def __init__(self, in_size: int, num_actions: int, config: ModelConfig) -> None:
@@ -50,12 +51,33 @@ class GaussianHead(nn.Module):
     def forward(self, features: Tensor) -> ActionDistribution:
         mean = self.linear(features)
         if self._is_clamped:
-            mean = (2 * mean.tanh()).clamp(-1, 1)
+            mean = _ClampedTanh.apply(mean)  # type: ignore[no-untyped-call]
         if self.log_std is None:
             std = nn.functional.softplus(self.std(features)) + STD_FLOOR
         else:
             std = self.log_std.exp().expand_as(mean)
         return SquashedGaussian(mean, std) if self._is_squashed else DiagonalGaussian(mean, std)
+
+
+class _ClampedTanh(torch.autograd.Function):
+    """clamp(2 tanh(x), -1, 1) with a gradient beyond the bounds, that of the bound, where descent leads inwards.
+
+    Beyond them the clamp's own gradient is 0, and an Adam that early, noisy gradients have driven there never brings x
+    back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = 2 * x.tanh()
+        ctx.save_for_backward(y)
+        return y.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (y,), (gradient,) = ctx.saved_tensors, gradients
+        leads_inwards = gradient * y > 0
+        slope = 2 - y.clamp(-1, 1).square() / 2  # of 2 tanh
+        return torch.where((y.abs() <= 1) | leads_inwards, gradient * slope, 0.0)
 
 
 class ValueHead(nn.Module):
