@@ -43,8 +43,8 @@ def _swingup(num_steps: int, reported: str) -> Recipe:
         ),
         deviations=(
             "the layers are the source's code (512, 256), not its text (256, 128)",
-            "beyond the clamp of the action's mean the gradient leads back to the bound: the clamp's own is 0 there, where "
-            "the mean of most runs got stuck in every state",
+            "beyond the clamp of the action's mean the gradient leads back to the bound: the clamp's own is 0 there, "
+            "where most runs got stuck",
             "gradients are clipped to norm 40, as in the A3C paper: the source is silent",
             "a rollout goes on over the end of an episode, whose last steps are learned from with it",
             TIME_LIMITS,
