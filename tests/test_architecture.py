@@ -15,6 +15,7 @@ MAX_LINES = 320
 LAYERS = (
     ("arcadia",),
     ("distributions", "errors", "threads"),
+    ("devices",),
     ("types", "stopwatch", "processes"),
     ("config", "files"),
     ("validation",),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from arcadia import __version__
 from arcadia.checkpoint import load_checkpoint, newest_checkpoint
@@ -259,6 +260,13 @@ def test_a_bad_value_for_resume_is_refused_and_not_written(arcadia, own_run, arg
 def test_a_bad_value_for_eval_is_refused(arcadia, own_run, arguments, named):
     assert_one_line(arcadia("eval", own_run, *arguments), *named)
     assert not (own_run / "evaluations").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_that_are_not_there_are_refused(arcadia, own_run):
+    assert_one_line(arcadia("train", "pong", "--gpu-ids", "0"), "gpu_ids 0", "no CUDA GPU", "leave --gpu-ids out")
+    assert_one_line(arcadia("train", "pong", "--gpu-ids", "0", "-1"), "gpu_ids must be >= 0", "got -1")
+    assert_one_line(arcadia("resume", own_run, "--gpu-ids", 1, "--total-steps", 10**9), "gpu_ids 1", "no CUDA GPU")
 
 
 def test_a_bad_value_for_bench_is_refused(arcadia):

@@ -149,6 +149,8 @@ class RuntimeConfig:
     """Workers in processes with lock-free updates, or one reproducible process."""
     num_workers: int | None = None
     """Workers. Default: hogwild one per core (at most total_envs), serial one."""
+    gpu_ids: tuple[int, ...] = ()
+    """GPUs that hold the workers' models, in turn; the shared parameters stay on the CPU. Default: all on the CPU."""
     num_steps: tuple[int, ...] = (20,)
     """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     total_steps: int = 10_000_000

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -115,8 +115,7 @@ class SquashedGaussian(NamedTuple):
 
     def entropy(self) -> Tensor:
         """Return the entropy of the Gaussian plus the mean of log |d tanh|, by quadrature."""
-        nodes = torch.as_tensor(_NODES, dtype=self.mean.dtype)
-        weights = torch.as_tensor(_WEIGHTS, dtype=self.mean.dtype)
+        nodes, weights = (torch.as_tensor(part).to(self.mean) for part in (_NODES, _WEIGHTS))
         before = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes  # [..., D, 32]
         return self._gaussian.entropy() + (_log_slope(before) @ weights).sum(-1)
 
@@ -130,6 +129,13 @@ class SquashedGaussian(NamedTuple):
 def _log_slope(x: Tensor) -> Tensor:
     """Return log(1 - tanh(x)^2), finite for large x."""
     return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
+
+
+def to_device(distribution: ActionDistribution, device: torch.device) -> ActionDistribution:
+    """Return the distribution with its parameters on `device`."""
+    kind: Any = type(distribution)
+    moved: ActionDistribution = kind(*(parameter.to(device) for parameter in cast(tuple[Tensor, ...], distribution)))
+    return moved
 
 
 def concatenate(distributions: Sequence[Any]) -> ActionDistribution:

@@ -16,6 +16,14 @@ class Targets(NamedTuple):
     advantage: Tensor  # [T, B] float32
     return_: Tensor  # [T, B] float32
 
+    def to(self, device: torch.device) -> "Targets":
+        """Return the targets on `device`."""
+        return Targets(*(target.to(device) for target in self))
+
+    def environments(self, index: Tensor) -> "Targets":
+        """Return the targets of the environments in `index` ([b] int64) only."""
+        return Targets(*(target[:, index] for target in self))
+
 
 @torch.no_grad()
 def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:

@@ -315,6 +315,6 @@ def _end_with_parent() -> None:
 
 
 def _failure(error: BaseException) -> Failure:
-    if isinstance(error, DivergedError):
-        return Failure(f"training diverged: {error}", "", True)
+    if isinstance(error, DivergedError | UserError):
+        return Failure(f"{'training diverged' if isinstance(error, DivergedError) else 'failed'}: {error}", "", True)
     return Failure(f"failed: {summary_of(error)}", traceback.format_exc()[-MAX_TRACEBACK:], False)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from arcadia.config import EnvConfig
-from arcadia.distributions import concatenate
+from arcadia.devices import CPU
+from arcadia.distributions import concatenate, to_device
 from arcadia.envs import VectorEnv
 from arcadia.errors import DivergedError
 from arcadia.models import ActorCritic
@@ -54,6 +55,9 @@ class EpisodeTracker:
 class RolloutCollector:
     """Plays B environments with a model, T decisions at a time.
 
+    Where the model is on a GPU, raw observations go there and what it says comes back; inputs, recurrent state and
+    activations stay there.
+
     Everything about the border between episodes is carried from one rollout to the next. The tensors of a rollout are
     reused: they hold until the next `collect`.
 
@@ -87,7 +91,7 @@ class RolloutCollector:
         self._keep_activations, self._generator = keep_activations, generator
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
-        self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype)
+        self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype, device=model.device)
         self._is_first = np.empty((num_steps + 1, env.num_envs), np.bool_)
         self._action = np.empty(size, np.int64)
         if env.spec.is_continuous:
@@ -192,15 +196,15 @@ class RolloutCollector:
         self.episodes = tuple(episodes)
 
     def _forward(self, t: int, state: Tensor) -> ModelOutput:
-        """Return the output [1, B] of the model for the current observation, row t."""
+        """Return the model's output [1, B] for the current observation, row t: policy and value on the CPU."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
         before = self._inputs[t - 1] if t > 0 and self._is_shifted else None
         self._model.normalizer.apply(self._observation, out=self._inputs[t], before=before)
         self._is_first[t] = self._next_is_first
-        is_first = torch.from_numpy(self._is_first[t : t + 1])
+        is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._model.device)
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)
-        return output
+        return output._replace(policy=to_device(output.policy, CPU), value=output.value.to(CPU))
 
     def statistics(self) -> StatisticsUpdate | None:
         """Return what the last rollout adds to the shared statistics, if anything."""

@@ -4,10 +4,11 @@ T: actions in a rollout. B: environments of one worker. S: width of the recurren
 An action is one of A choices, [...] int64, or D numbers, [..., D] float32, where -1 and 1 are the environment's bounds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -69,6 +70,12 @@ class Rollout:
     log_prob: Tensor  # [T, B] float32, log-probability (or density) of `action` when it was chosen
     value: Tensor  # [T+1, B] float32, predicted while acting; the last row is the bootstrap
     activations: Activations = ()  # of rows 0..T-1 while acting
+
+    def to(self, device: torch.device) -> "Rollout":
+        """Return the rollout with all of its tensors on `device`."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        activations = tuple(layer.to(device) for layer in tensors.pop("activations"))
+        return Rollout(**{name: tensor.to(device) for name, tensor in tensors.items()}, activations=activations)
 
     def environments(self, index: Tensor) -> "Rollout":
         """Return the rollout of the environments in `index` ([b] int64) only."""

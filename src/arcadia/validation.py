@@ -88,6 +88,7 @@ def validate(config: TrainConfig) -> None:
     for name, values, bounds in (
         ("hidden_sizes", config.model.hidden_sizes, _Bounds(1, 4096)),
         ("num_steps", runtime.num_steps, _Bounds(1, 100_000)),
+        ("gpu_ids", runtime.gpu_ids, _Bounds(0, 1023)),
         ("frame_size", env.frame_size, _Bounds(1, 1000)),
         ("crop_rows", env.crop_rows, _Bounds(0, 1000)),
         ("forced_actions", env.forced_actions, _Bounds(0, 17)),

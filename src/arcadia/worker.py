@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from arcadia.config import LossConfig, TrainConfig
+from arcadia.devices import out_of_gpu_memory, worker_device
 from arcadia.envs import EnvFactory
 from arcadia.errors import DivergedError
 from arcadia.gradients import compute_gradient
@@ -32,11 +33,13 @@ class Worker:
     """One asynchronous actor-critic: its own environments and model, shared parameters.
 
     Args:
-        config: resolved: workers are a number, `model.dtype` is "float32" or "bfloat16".
+        config: resolved: workers are a number, `model.dtype` is "float32" or "bfloat16". The model is on the GPU that
+            `runtime.gpu_ids` names for this worker, if it does; the loop is the same.
         store: the shared parameters.
         worker: index of this worker; with `restart` it selects its random numbers.
     """
 
+    @out_of_gpu_memory()
     def __init__(
         self,
         config: TrainConfig,
@@ -52,7 +55,8 @@ class Worker:
         self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker
         self._lost_rollouts = self._tainted_rollouts = 0  # in a row
-        self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model))
+        self._device = worker_device(config.runtime.gpu_ids, worker)
+        self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model)).to(self._device)
         self._parameters = FlatParameters(self._model)
         self._store.pull(self._parameters)
         self._stopwatch = Stopwatch()
@@ -71,6 +75,7 @@ class Worker:
         self._parameters.assert_views()
         self._stopwatch.restart()
 
+    @out_of_gpu_memory()
     def update(self) -> UpdateReport:
         """Collect one rollout and learn from it, in one or more passes.
 
@@ -79,6 +84,7 @@ class Worker:
         Raises:
             DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
                 were not, or some of MAX_TAINTED_ROLLOUTS.
+            UserError: the GPU has too little memory.
         """
         lap = self._stopwatch.lap
         lap("waiting")
@@ -98,17 +104,13 @@ class Worker:
         staleness: list[int] = []
         skipped: list[int] = []
         losses: list[list[float]] = []
+        lesson, goal = rollout.to(self._device), targets.to(self._device)
         for index in self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
-                rollout = replace(rollout, activations=())  # they were those of other parameters
+                lesson = replace(lesson, activations=())  # they were those of other parameters
                 lap("optimizer")
-            part = (rollout, targets)
-            if index is not None:
-                part = (
-                    rollout.environments(index),
-                    type(targets)(*(target[:, index] for target in targets)),
-                )
+            part = (lesson, goal) if index is None else (lesson.environments(index), goal.environments(index))
             gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
             lap("learning")
             if not math.isfinite(norm):
@@ -168,7 +170,7 @@ class Worker:
         if config.num_minibatches == 1:
             return [None] * config.num_epochs
         return [
-            part
+            part.to(self._device)
             for _ in range(config.num_epochs)
             for part in torch.randperm(self._config.envs_per_worker, generator=self._generator).chunk(
                 config.num_minibatches

@@ -46,6 +46,8 @@ class ResumeArguments:
     """New score to stop at (mean return of the last 100 training episodes)."""
     num_workers: int | None = None
     """Another number of workers."""
+    gpu_ids: tuple[int, ...] | None = None
+    """Other GPUs for the workers' models, or none, after a bare --gpu-ids: on the CPU."""
     wandb: Literal["online", "offline", "disabled"] | None = None
     """Log to Weights & Biases, or no longer."""
     quiet: Switch = False

@@ -19,6 +19,9 @@ class FlatParameters:
 
     One flat float32 vector [P] stands for the whole model: `load` copies it in, `read` and `gradient` copy out.
     Where the model mixes dtypes, each run of equal dtype is one buffer.
+
+    The vector is on the CPU, the model's buffers are where the model is. To a GPU and back it goes in one copy, through
+    pinned memory, and `load` and `gradient` return when the copy is complete.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,12 +35,16 @@ class FlatParameters:
                 run = []
             run.append(parameter)
         self._add_segment(run)
-        self._flat_gradient = torch.zeros(self.size)
+        self._device = self._segments[0].parameters.device
+        self._flat_gradient = torch.zeros(self.size, device=self._device)
+        if self._device.type == "cuda":
+            self._pinned_parameters = torch.empty(self.size, pin_memory=True)
+            self._pinned_gradient = torch.empty(self.size, pin_memory=True)
 
     def _add_segment(self, run: list[nn.Parameter]) -> None:
         start = self._segments[-1].slice.stop if self._segments else 0
         size = sum(parameter.numel() for parameter in run)
-        buffer = torch.empty(size, dtype=run[0].dtype)
+        buffer = torch.empty(size, dtype=run[0].dtype, device=run[0].device)
         gradients = torch.zeros_like(buffer)
         offset = 0
         for parameter in run:
@@ -50,12 +57,15 @@ class FlatParameters:
 
     def load(self, flat: Tensor) -> None:
         """Copy `flat` [P] float32 into the model."""
+        if self._device.type == "cuda":
+            flat = self._pinned_parameters.copy_(flat).to(self._device, non_blocking=True)
+            torch.cuda.current_stream(self._device).synchronize()  # before the pinned memory is written to again
         for segment in self._segments:
             segment.parameters.copy_(flat[segment.slice])
 
     def read(self) -> Tensor:
         """Return a float32 copy [P] of the parameters."""
-        return torch.cat([segment.parameters.float() for segment in self._segments])
+        return torch.cat([segment.parameters.float() for segment in self._segments]).cpu()
 
     def zero_gradient(self) -> None:
         """Zero the gradient buffers. (`zero_grad` would set `.grad` to None and break the views.)"""
@@ -66,7 +76,11 @@ class FlatParameters:
         """Return the gradient [P] float32, in a buffer that the next call overwrites."""
         for segment in self._segments:
             self._flat_gradient[segment.slice] = segment.gradients
-        return self._flat_gradient
+        if self._device.type != "cuda":
+            return self._flat_gradient
+        self._pinned_gradient.copy_(self._flat_gradient, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()  # the optimizer reads it on the CPU
+        return self._pinned_gradient
 
     def assert_views(self) -> None:
         """Assert that parameters and gradients still live in the flat buffers."""

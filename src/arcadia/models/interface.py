@@ -69,9 +69,14 @@ class ActorCritic(nn.Module):
         self.reward_normalizer = RewardNormalizer() if config.normalize_rewards else None
         self._batch_norms = [module for module in self.modules() if isinstance(module, RunningBatchNorm)]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and inputs and outputs too."""
+        return self.value.linear.weight.device
+
     def initial_state(self, num_envs: int) -> Tensor:
         """Return the recurrent state [B, S] float32 at the start of an episode."""
-        return torch.zeros(num_envs, self.state_size)
+        return torch.zeros(num_envs, self.state_size, device=self.device)
 
     def example_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return arguments of `forward` for T = B = 1."""
@@ -121,7 +126,7 @@ class ActorCritic(nn.Module):
     def load_statistics(self, statistics: Tensor) -> None:
         """Take a snapshot of the shared statistics [K] float64; it holds until the next."""
         of_observations, of_rewards, *of_layers = torch.split(statistics, self._statistics_sizes())
-        self.normalizer.load(of_observations)
+        self.normalizer.load(of_observations, self.device)
         if self.reward_normalizer is not None:
             self.reward_normalizer.load(of_rewards)
         for layer, values in zip(self._batch_norms, of_layers, strict=True):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import ModelConfig
+from arcadia.devices import CPU
 from arcadia.envs import EnvSpec
 from arcadia.types import BoolArray, Observations
 
@@ -65,8 +66,8 @@ class ObservationNormalizer:
         """True where nothing is gathered: no statistics are kept, or enough rows were seen."""
         return self.size == 0 or self._count >= self._limit
 
-    def load(self, statistics: Tensor) -> None:
-        """Take a snapshot of the shared statistics [size] float64."""
+    def load(self, statistics: Tensor, device: torch.device = CPU) -> None:
+        """Take a snapshot of the shared statistics [size] float64, for inputs on `device`."""
         if self.size == 0 or statistics[0] == 0:
             self._count = 0.0
             self._scale = torch.ones(1)
@@ -83,22 +84,24 @@ class ObservationNormalizer:
             mean, std = statistics[1:] / statistics[0]
             self._mean = mean.float().view(1)
             self._scale = 1 / std.float().clamp(min=self._floor).view(1)
+        self._mean, self._scale = self._mean.to(device), self._scale.to(device)
 
     def _tile(self, frame: Tensor) -> Tensor:
         return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
     def apply(self, observation: Observations, out: Tensor, *, before: Tensor | None = None) -> None:
-        """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype).
+        """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype and device).
 
         Args:
             before: [B, ...] the model input, by the same statistics, of frames that end with all of `observation`
-                but the newest: only that is converted.
+                but the newest: only that is converted, and goes to the device, in its own dtype.
         """
         raw, mean, scale = torch.from_numpy(observation), self._mean, self._scale
         if before is not None:
             out[:, : -self._channels] = before[:, self._channels :]
             raw, out = raw[:, -self._channels :], out[:, -self._channels :]
             mean, scale = mean[-self._channels :], scale[-self._channels :]
+        raw = raw.to(out.device)
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":

@@ -4,11 +4,13 @@ import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
+from arcadia.devices import check_gpus
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.errors import UserError
 from arcadia.films import check_films
@@ -61,6 +63,7 @@ def resume(
     total_episodes: int | None = None,
     stop_score: float | None = None,
     num_workers: int | None = None,
+    gpu_ids: Sequence[int] | None = None,
     wandb: Literal["online", "offline", "disabled"] | None = None,
     quiet: bool = False,
     make_env: EnvFactory = make_vector_env,
@@ -81,6 +84,7 @@ def resume(
         "total_episodes": total_episodes,
         "stop_score": stop_score,
         "num_workers": num_workers,
+        "gpu_ids": gpu_ids,
         "wandb": wandb,
         "quiet": quiet,
     }
@@ -109,6 +113,7 @@ def resume(
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     """Fill in what depends on the machine: workers, dtype and run directory."""
     runtime, cores = config.runtime, num_cores()
+    check_gpus(runtime.gpu_ids)
     num_workers = runtime.num_workers or (default_workers(config.env) if runtime.runtime == "hogwild" else 1)
     config = dataclasses.replace(config, runtime=dataclasses.replace(runtime, num_workers=num_workers))
     rows = num_workers * (max(runtime.num_steps) + 1) * config.envs_per_worker
@@ -152,9 +157,10 @@ def _session(
     note: str = "",
 ) -> TrainResult:
     runtime = config.runtime
+    where = f", GPU {' '.join(map(str, runtime.gpu_ids))}" if runtime.gpu_ids else ""
     title = (
         f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "
-        f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}, in {run}"
+        f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}{where}, in {run}"
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
     with one_torch_thread(), StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:

@@ -1,0 +1,134 @@
+"""Models on GPUs: what can be known of it without one."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from arcadia.config import LossConfig, ModelConfig
+from arcadia.devices import CPU, check_gpus, out_of_gpu_memory, worker_device
+from arcadia.envs import EnvSpec
+from arcadia.errors import UserError
+from arcadia.loss import Targets, actor_critic_loss
+from arcadia.models import ActorCritic
+from arcadia.models.normalize import ObservationNormalizer
+from arcadia.types import Rollout
+
+# Tensors without data, on a device of their own that does not mix with the CPU: they stand for a GPU's.
+GPU = torch.device("meta")
+T, B = 3, 2
+PIXELS = EnvSpec((4, 84, 84), np.dtype(np.uint8), 6)
+VECTOR = EnvSpec((5,), np.dtype(np.float32), 2, is_continuous=True)
+
+
+def _model(spec: EnvSpec, **settings: object) -> ActorCritic:
+    config = ModelConfig(normalization="none", hidden_sizes=(8,), core_size=6, **settings)
+    return ActorCritic(config, spec, torch.bfloat16 if spec is PIXELS else torch.float32).to(GPU)
+
+
+def _rollout(model: ActorCritic, observation: Tensor, spec: EnvSpec) -> Rollout:
+    """Return a rollout with all but the model's own tensors on the CPU."""
+    action = torch.zeros(T, B, spec.num_actions) if spec.is_continuous else torch.zeros(T, B, dtype=torch.int64)
+    no, number = torch.zeros(T, B, dtype=torch.bool), torch.zeros(T, B)
+    return Rollout(
+        observation=observation,
+        is_first=torch.zeros(T + 1, B, dtype=torch.bool),
+        state=model.initial_state(B),
+        action=action,
+        reward=number,
+        terminated=no,
+        truncated=no,
+        valid=~no,
+        forced=no,
+        log_prob=number,
+        value=torch.zeros(T + 1, B),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        (PIXELS, {"torso": "a3c"}),
+        (PIXELS, {"torso": "nature", "core": "lstm", "towers": "separate"}),
+        (PIXELS, {"torso": "a3c_bn", "core": "gru"}),
+        (PIXELS, {"torso": "max_pool", "core": "lstm"}),
+        (VECTOR, {"torso": "mlp", "policy": "gaussian", "action_std": "free"}),
+        (VECTOR, {"torso": "mlp", "policy": "gaussian", "action_std": "state", "action_mean": "clamped_tanh"}),
+        (VECTOR, {"torso": "mlp", "policy": "squashed"}),
+    ],
+)
+def test_acting_and_learning_stay_on_the_models_device(spec: EnvSpec, settings: dict[str, object]) -> None:
+    model = _model(spec, **settings)
+    observation = torch.rand(T + 1, B, *spec.observation_shape, dtype=model.dtype, device=GPU)
+    assert model.device == model.initial_state(B).device == GPU
+    rollout = _rollout(model, observation, spec).to(GPU)
+    tensors = [getattr(rollout, field.name) for field in fields(rollout) if field.name != "activations"]
+    assert {tensor.device for tensor in tensors} == {GPU}
+    targets = Targets(torch.zeros(T, B), torch.zeros(T, B)).to(GPU)
+    with torch.no_grad():
+        acting = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state)
+    index = torch.zeros(1, dtype=torch.int64).to(GPU)
+    half = (rollout.environments(index), targets.environments(index))
+    for part, activations in (((rollout, targets), acting.activations), (half, ())):
+        output = model(part[0].observation[:-1], part[0].is_first[:-1], part[0].state, activations)
+        loss = actor_critic_loss(output, *part, LossConfig(clip_range=0.2))
+        loss.total.backward()
+    outputs = [*acting.policy, acting.value, acting.state, *acting.activations, *loss]
+    assert {tensor.device for tensor in outputs} == {GPU}
+    assert {parameter.grad.device for parameter in model.parameters()} == {GPU}
+
+
+@pytest.mark.parametrize("normalization", ["per_element", "scalar", "scale", "none"])
+def test_observations_reach_the_models_device_in_their_own_dtype(normalization: str) -> None:
+    normalizer = ObservationNormalizer(ModelConfig(normalization=normalization), PIXELS, torch.bfloat16)
+    normalizer.load(torch.ones(normalizer.size, dtype=torch.float64), GPU)
+    inputs = torch.empty(2, B, *PIXELS.observation_shape, dtype=torch.bfloat16, device=GPU)
+    observation = np.zeros((B, *PIXELS.observation_shape), np.uint8)
+    with _Crossings() as crossings:
+        normalizer.apply(observation, out=inputs[0])
+        normalizer.apply(observation, out=inputs[1], before=inputs[0])
+    assert crossings == [(torch.uint8, (B, 4, 84, 84)), (torch.uint8, (B, 1, 84, 84))]
+
+
+class _Crossings(TorchDispatchMode):
+    """Notes as what every tensor from the CPU arrives on the GPU."""
+
+    def __enter__(self) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+        self.noted: list[tuple[torch.dtype, tuple[int, ...]]] = []
+        super().__enter__()
+        return self.noted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        from_cpu = any(isinstance(argument, Tensor) and argument.device == CPU for argument in args)
+        if from_cpu and result.device == GPU:
+            self.noted.append((result.dtype, tuple(result.shape)))
+        return result
+
+
+def test_workers_share_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    devices = [worker_device((2, 0, 3), worker) for worker in range(4)]
+    assert devices == current == [torch.device("cuda", index) for index in (2, 0, 3, 2)]
+    assert worker_device((), 5) == CPU
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus((0, 1, 0))
+    with pytest.raises(UserError, match="gpu_ids 0 2: there is no GPU 2, the last of 2 is 1"):
+        check_gpus((0, 2))
+
+
+def test_too_little_gpu_memory_is_said_in_one_line() -> None:
+    @out_of_gpu_memory()
+    def update() -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
+
+    with pytest.raises(UserError, match=r"^a GPU has no memory left: lower num_workers .a process each., num_envs or"):
+        update()
