@@ -1,6 +1,7 @@
 """What models on a GPU do: the same as on the CPU, how fast, in how much memory, and what is learned by when.
 
 python benchmarks/gpu.py PART [GPU...]     # PART: exact, speed, pong, breakout, a3g or memory; under 10 minutes each
+python benchmarks/gpu.py speed cpu         # the same without a GPU, to compare
 """
 
 import json
@@ -16,7 +17,7 @@ import torch
 
 from arcadia.bench import env_only_steps_per_s
 from arcadia.config import TrainConfig
-from arcadia.devices import check_gpus
+from arcadia.devices import CPU, check_gpus, choose_device
 from arcadia.envs import make_vector_env, spec_of
 from arcadia.gradients import compute_gradient
 from arcadia.loss import compute_targets
@@ -71,25 +72,36 @@ def learn(config: TrainConfig, rollouts: list[Rollout], device: torch.device) ->
 
 def exact(gpus: list[int]) -> None:
     """Print how far learning on a GPU strays from the CPU's, and count torn or stale copies."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    device = torch.device("cuda", gpus[0])
+    device = choose_device(gpus, 0)
     for name in ("a3c-ff", "a3c-lstm", "a3g-lstm"):
         config = RECIPES[name].config
         config = replace(config, env=replace(config.env, env="pong", num_envs=4))
         rollouts = record(config)
-        on_cpu, on_gpu = (learn(config, rollouts, where) for where in (torch.device("cpu"), device))
+        on_cpu, on_gpu = (learn(config, rollouts, where) for where in (CPU, device))
         strays = float((on_cpu - on_gpu).norm() / on_cpu.norm())
         print(f"{name}: {ROLLOUTS} rollouts, |cpu - gpu| / |cpu| {strays:.1e} (at most 1e-3)")
-    model = build_model(config.model, spec_of(config.env), seed=1).to(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        wrong = count_wrong_copies(config, device, dtype)
+        print(f"{ROUND_TRIPS} round trips of {dtype} parameters: {wrong} torn or stale (none)")
+
+
+@torch.no_grad()
+def count_wrong_copies(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Send numbers to a model and back as gradients, with a second load at once; count those that come back wrong."""
+    model = build_model(config.model, spec_of(config.env), seed=1, dtype=dtype).to(device)
     parameters, wrong = FlatParameters(model), 0
     source = torch.empty(parameters.size)
     for number in range(ROUND_TRIPS):
-        parameters.load(source.fill_(number))
-        source.fill_(-1)  # another worker writes at once
+        expected = float(number % 256)  # exact in bfloat16 too
+        parameters.load(source.fill_(expected))
+        parameters.load(source.fill_(expected + 1 if expected < 255 else 0.0))
+        parameters.load(source.fill_(expected))
+        source.fill_(-1)  # another worker writes meanwhile
         for parameter in model.parameters():
+            assert parameter.grad is not None
             parameter.grad.copy_(parameter)
-        wrong += not bool((parameters.gradient() == number).all())
-    print(f"{ROUND_TRIPS} round trips of {parameters.size:,} parameters: {wrong} torn or stale")
+        wrong += not bool((parameters.gradient() == expected).all())
+    return wrong
 
 
 def train(arguments: list[str], gpus: list[int], run: Path) -> tuple[float, list[dict[str, float]]]:
@@ -111,7 +123,8 @@ def speed(gpus: list[int]) -> None:
             minutes = (WARM_UP_SECONDS + SPEED_SECONDS) / 60
             arguments = ["pong", "--recipe", recipe, *more, "--num-envs", "16", "--total-minutes", str(minutes)]
             _, rows = train(arguments, gpus, Path(folder) / "run")
-        first, last = next(row for row in rows if row["seconds"] >= WARM_UP_SECONDS), rows[-2]
+        warm = [row for row in rows if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS]
+        first, last = warm[0], warm[-2]  # the last is written after the workers have stopped
         seconds = last["seconds"] - first["seconds"]
         steps_per_s = (last["env_steps"] - first["env_steps"]) / seconds
         copies = 2 * (last["updates"] - first["updates"]) / seconds
@@ -144,22 +157,16 @@ def curve(arguments: list[str], gpus: list[int]) -> None:
 
 
 def memory(gpus: list[int]) -> None:
-    """Print the GPU memory of every process, each minute, as 16 workers train."""
+    """Print the memory that is taken of the GPU, and how busy it is, each minute as 16 workers train."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "arcadia", "train", "pong", "--num-workers", "16", "--total-minutes", "9"]
         options = ["--run-dir", str(Path(folder) / "run"), "--quiet", "--total-steps", str(10**12), "--gpu-ids"]
+        query = ["nvidia-smi", f"--id={gpus[0]}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader"]
+        print(f"idle: {subprocess.check_output(query, text=True).strip()}", flush=True)
         process = subprocess.Popen([*command, *options, *map(str, gpus)])
-        query = ["nvidia-smi", "--query-compute-apps=used_gpu_memory", "--format=csv,noheader,nounits"]
-        for minute in range(1, 9):
+        while process.poll() is None:
             time.sleep(60)
-            used = [int(line) for line in subprocess.check_output(query, text=True).split() if line.isdigit()]
-            whole = subprocess.check_output(["nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv"])
-            print(
-                f"minute {minute}: {len(used)} processes, {min(used, default=0)} to {max(used, default=0)} MiB each; ",
-                end="",
-            )
-            print(whole.decode().splitlines()[-1], flush=True)
-        process.wait()
+            print(f"16 workers: {subprocess.check_output(query, text=True).strip()}", flush=True)
 
 
 def main(part: str, gpus: list[int]) -> None:
@@ -177,4 +184,4 @@ def main(part: str, gpus: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [int(argument) for argument in sys.argv[2:]] or [0])
+    main(sys.argv[1], [] if sys.argv[2:] == ["cpu"] else [int(argument) for argument in sys.argv[2:]] or [0])

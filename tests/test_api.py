@@ -23,7 +23,7 @@ SMALL = {
     "runtime": "serial",
     "num_envs": 2,
     "num_steps": 16,
-    "num_epochs": 1,
+    "num_epochs": 1,  # eight take time
     "num_minibatches": 2,
     "hidden_sizes": [8],
     "eval_episodes": 0,

@@ -88,12 +88,15 @@ def test_serial_is_reproducible_for_every_recipe(name: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "LunarLanderContinuous-v3", "HalfCheetah-v5", SWINGUP])
-def test_control_is_what_control_tasks_get(env: str, tmp_path, capfd) -> None:
+def test_control_is_what_control_tasks_get(env: str, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     limits = ["--runtime", "serial", "--total-steps", "600", "--eval-episodes", "1", "--eval-updates", "30"]
     assert main(["train", env, *limits, "--run-dir", str(tmp_path / "run")]) == 0
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
     assert f"{env}, recipe control" in out
     assert "argv[0]" not in out, "PyBullet's own output"
+    assert "WARNING" not in err, "MuJoCo's own"
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
     rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
     assert rows
     assert "max_probability" not in rows[-1]

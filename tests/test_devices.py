@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcadia.config import LossConfig, ModelConfig
-from arcadia.devices import CPU, check_gpus, out_of_gpu_memory, worker_device
+from arcadia.devices import CPU, check_gpus, choose_device, translate_gpu_memory_errors
 from arcadia.envs import EnvSpec
-from arcadia.errors import UserError
+from arcadia.errors import GpuMemoryError, UserError
 from arcadia.loss import Targets, actor_critic_loss
 from arcadia.models import ActorCritic
 from arcadia.models.normalize import ObservationNormalizer
+from arcadia.processes import _failure
 from arcadia.types import Rollout
 
 # Tensors without data, on a device of their own that does not mix with the CPU: they stand for a GPU's.
@@ -112,9 +113,11 @@ class _Crossings(TorchDispatchMode):
 def test_workers_share_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     current = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    devices = [worker_device((2, 0, 3), worker) for worker in range(4)]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    devices = [choose_device((2, 0, 3), worker) for worker in range(4)]
     assert devices == current == [torch.device("cuda", index) for index in (2, 0, 3, 2)]
-    assert worker_device((), 5) == CPU
+    assert not torch.backends.cudnn.allow_tf32, "float32 is float32"
+    assert choose_device((), 5) == CPU
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +128,24 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_gpus((0, 2))
 
 
-def test_too_little_gpu_memory_is_said_in_one_line() -> None:
-    @out_of_gpu_memory()
-    def update() -> None:
-        raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_too_little_gpu_memory_is_said_in_one_line_and_ends_the_run(error: RuntimeError) -> None:
+    with pytest.raises(GpuMemoryError) as raised, translate_gpu_memory_errors():
+        raise error
+    failure = _failure(raised.value)
+    assert failure.is_final
+    assert "\n" not in failure.why
+    assert str(error).splitlines()[0] in failure.why
+    assert "lower num_workers" in failure.why
 
-    with pytest.raises(UserError, match=r"^a GPU has no memory left: lower num_workers .a process each., num_envs or"):
-        update()
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), translate_gpu_memory_errors():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import gymnasium
@@ -253,6 +254,16 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(name: str, e
     assert result.returncode == 2, result.stderr
     assert f'pip install "arcadia[{extra}]"' in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_what_mujoco_says_of_a_simulation_is_a_warning_and_of_its_models_is_nothing() -> None:
+    mujoco = pytest.importorskip("mujoco")
+    spec_of(EnvConfig(env="HalfCheetah-v5"))
+    say = mujoco.get_mju_user_warning()
+    with warnings.catch_warnings(action="error"):
+        say("compiler attribute 'settotalmass' is deprecated")
+    with pytest.warns(UserWarning, match="MuJoCo: Nan, Inf or huge value in QACC"):
+        say("Nan, Inf or huge value in QACC at DOF 0. The simulation is unstable.")
 
 
 class _Spaces(gymnasium.Env[Any, Any]):

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Bad input from the user. The message is one line that names the value and the fix."""
 
 
+class GpuMemoryError(UserError):
+    """A GPU has too little memory."""
+
+
 class DivergedError(RuntimeError):
     """Training cannot go on: NaN or infinity. The message is one line that says where and what to change."""
 

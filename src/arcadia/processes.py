@@ -26,7 +26,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from arcadia.errors import DivergedError, UserError, summary_of
+from arcadia.errors import DivergedError, GpuMemoryError, UserError, summary_of
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
@@ -315,6 +315,6 @@ def _end_with_parent() -> None:
 
 
 def _failure(error: BaseException) -> Failure:
-    if isinstance(error, DivergedError | UserError):
+    if isinstance(error, DivergedError | GpuMemoryError):
         return Failure(f"{'training diverged' if isinstance(error, DivergedError) else 'failed'}: {error}", "", True)
     return Failure(f"failed: {summary_of(error)}", traceback.format_exc()[-MAX_TRACEBACK:], False)

@@ -89,9 +89,10 @@ class RolloutCollector:
         self._env, self._model, self._stopwatch = env, model, stopwatch
         self._config, self._gamma, self._reset_on_life_loss = config, gamma, reset_on_life_loss
         self._keep_activations, self._generator = keep_activations, generator
+        self._device = model.device
         size = (num_steps, env.num_envs)
         shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
-        self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype, device=model.device)
+        self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype, device=self._device)
         self._is_first = np.empty((num_steps + 1, env.num_envs), np.bool_)
         self._action = np.empty(size, np.int64)
         if env.spec.is_continuous:
@@ -202,7 +203,7 @@ class RolloutCollector:
         before = self._inputs[t - 1] if t > 0 and self._is_shifted else None
         self._model.normalizer.apply(self._observation, out=self._inputs[t], before=before)
         self._is_first[t] = self._next_is_first
-        is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._model.device)
+        is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._device)
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)
         return output._replace(policy=to_device(output.policy, CPU), value=output.value.to(CPU))
 

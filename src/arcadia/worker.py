@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from arcadia.config import LossConfig, TrainConfig
-from arcadia.devices import out_of_gpu_memory, worker_device
+from arcadia.devices import choose_device, translate_gpu_memory_errors
 from arcadia.envs import EnvFactory
 from arcadia.errors import DivergedError
 from arcadia.gradients import compute_gradient
@@ -39,7 +39,7 @@ class Worker:
         worker: index of this worker; with `restart` it selects its random numbers.
     """
 
-    @out_of_gpu_memory()
+    @translate_gpu_memory_errors()
     def __init__(
         self,
         config: TrainConfig,
@@ -55,7 +55,7 @@ class Worker:
         self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker
         self._lost_rollouts = self._tainted_rollouts = 0  # in a row
-        self._device = worker_device(config.runtime.gpu_ids, worker)
+        self._device = choose_device(config.runtime.gpu_ids, worker)
         self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model)).to(self._device)
         self._parameters = FlatParameters(self._model)
         self._store.pull(self._parameters)
@@ -75,7 +75,7 @@ class Worker:
         self._parameters.assert_views()
         self._stopwatch.restart()
 
-    @out_of_gpu_memory()
+    @translate_gpu_memory_errors()
     def update(self) -> UpdateReport:
         """Collect one rollout and learn from it, in one or more passes.
 
@@ -84,7 +84,7 @@ class Worker:
         Raises:
             DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
                 were not, or some of MAX_TAINTED_ROLLOUTS.
-            UserError: the GPU has too little memory.
+            GpuMemoryError: the GPU has too little memory.
         """
         lap = self._stopwatch.lap
         lap("waiting")
@@ -104,13 +104,14 @@ class Worker:
         staleness: list[int] = []
         skipped: list[int] = []
         losses: list[list[float]] = []
-        lesson, goal = rollout.to(self._device), targets.to(self._device)
+        variance = explained_variance(rollout, targets)
+        rollout, targets = rollout.to(self._device), targets.to(self._device)
         for index in self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
-                lesson = replace(lesson, activations=())  # they were those of other parameters
+                rollout = replace(rollout, activations=())  # they were those of other parameters
                 lap("optimizer")
-            part = (lesson, goal) if index is None else (lesson.environments(index), goal.environments(index))
+            part = (rollout, targets) if index is None else (rollout.environments(index), targets.environments(index))
             gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
             lap("learning")
             if not math.isfinite(norm):
@@ -120,7 +121,7 @@ class Worker:
             if not losses:
                 self._store.count(*NOTHING, collector.statistics())
             lap("optimizer")
-            losses.append([*map(float, loss), norm])
+            losses.append([*torch.stack(loss).tolist(), norm])
 
         if not losses:
             self._store.count(0, 0, len(collector.episodes), None)
@@ -130,7 +131,7 @@ class Worker:
         if losses:
             optimizer = self._config.optimizer
             metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))
-            metrics["explained_variance"] = explained_variance(rollout, targets)
+            metrics["explained_variance"] = variance
             metrics["entropy_coefficient"] = config.entropy_coefficient
             metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
         lap("learning")

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,20 @@ def _make_bullet(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     return env
 
 
+def _make_mujoco(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Build a MuJoCo environment, whose engine prints nothing and writes no MUJOCO_LOG.TXT."""
+    with contextlib.suppress(ImportError):  # gymnasium says so
+        import mujoco
+
+        mujoco.set_mju_user_warning(_warn_of_mujoco)
+    return gymnasium.make(name, **kwargs)
+
+
+def _warn_of_mujoco(message: str) -> None:
+    if "deprecated" not in message:  # that is for those who write gymnasium's models
+        warnings.warn(f"MuJoCo: {message}", stacklevel=1)
+
+
 @contextlib.contextmanager
 def _silent(descriptor: int) -> Iterator[None]:
     """Let what a library's C code writes to standard output (1) or standard error (2) disappear."""
@@ -140,6 +155,8 @@ def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwarg
 
         return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
     make = _make_bullet if "Bullet" in found else gymnasium.make
+    if ".mujoco" in str(gymnasium.spec(found).entry_point):
+        make = _make_mujoco
     try:
         return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed, stagger=config.stagger)
     except (gymnasium.error.Error, ImportError) as error:

@@ -62,8 +62,7 @@ class GaussianHead(nn.Module):
 class _ClampedTanh(torch.autograd.Function):
     """clamp(2 tanh(x), -1, 1) with a gradient beyond the bounds, that of the bound, where descent leads inwards.
 
-    Beyond them the clamp's own gradient is 0, and an Adam that early, noisy gradients have driven there never brings x
-    back.
+    The clamp's own is 0 there: nothing brings x back from where early, noisy gradients have driven it.
     """
 
     @staticmethod
