@@ -233,7 +233,7 @@ def test_a_torso_that_cannot_be_traced_is_trained(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.1}, "resume cannot change lr; it can change num_workers, "),
+        ({"lr": 0.1}, "resume cannot change lr; it can change gpu_ids, num_workers, "),
         ({"total_steps": 1e6}, "config.runtime.total_steps must be int, got 1000000.0"),
         ({"total_steps": "6000"}, "config.runtime.total_steps must be int, got '6000'"),
         ({"make_torso": lambda shape: nn.Flatten()}, "make_torso must be a function of a module"),
