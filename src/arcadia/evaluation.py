@@ -176,7 +176,7 @@ def evaluate_run(
     episodes: int,
     greedy: bool = False,
     best: bool = False,
-    num_envs: int = 32,
+    num_envs: int = 64,
     seed: int = 1_000_000,
     env: str | None = None,
     noop_max: int | None = None,

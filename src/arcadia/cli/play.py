@@ -25,8 +25,8 @@ class EvalArguments:
     """Take the most probable action instead of sampling."""
     best: Switch = False
     """Use the best parameters of the run instead of the newest."""
-    num_envs: int = 32
-    """At most so many games at once, of Atari with a fixed frame skip spread over processes of up to 16."""
+    num_envs: int = 64
+    """At most so many games at once, of Atari with a fixed frame skip spread over processes of up to 32."""
     seed: int = 1_000_000
     """Seed of games and sampling; never one that training uses."""
     env: str | None = None
