@@ -276,18 +276,40 @@ def test_a_bad_value_for_bench_is_refused(arcadia):
     assert_one_line(arcadia("bench", "pong", "--num-envs", "0"), "num_envs must be >= 1", "got 0")
 
 
+def test_bench_takes_the_options_of_training_and_checks_them(arcadia):
+    assert_one_line(arcadia("bench", "pong", "--torso", "mlp", "--core-size", "0"), "core_size must be >= 1", "got 0")
+    assert_one_line(arcadia("bench", "pong", "--num-workers", "1", "0", "--torso", "nature"), "num_workers", "got 0")
+    ended = arcadia("bench", "pong", "--nosuch", "3")
+    assert ended.code == 2
+    assert "--nosuch" in ended.err
+    assert "arcadia bench" in ended.err
+
+
 @pytest.mark.slow
 def test_bench_says_how_fast_training_is_and_where_its_time_and_memory_go(arcadia):
-    ended = arcadia("bench", "CartPole-v1", "--num-workers", 1, "--num-envs", 4, "--seconds", 15, "--json")
+    options = ("--num-workers", 1, 2, "--num-envs", 4, "--hidden-sizes", 512, 512)
+    ended = arcadia("bench", "CartPole-v1", *options, "--seconds", 15, "--json")
     assert ended.code == 0, ended
-    result = json.loads(ended.out)
-    assert 0 < result["train_steps_per_s"] < result["env_only_steps_per_s"]
-    assert result["ratio"] == pytest.approx(
-        statistics.median([row["train_steps_per_s"] / row["env_only_steps_per_s"] for row in result["rounds"]])
-    )
-    assert result["time"].keys() == {"env", "acting", "learning", "optimizer", "waiting"}
-    assert sum(result["time"].values()) == pytest.approx(1, abs=0.1), "medians of each"
-    assert 200 < result["memory_mib"] < 3000
+    results = [json.loads(line) for line in ended.out.splitlines()]
+    assert [(result["num_workers"], result["num_envs"]) for result in results] == [(1, 4), (2, 4)]
+    for result in results:
+        assert 0 < result["train_steps_per_s"] < result["env_only_steps_per_s"]
+        assert result["ratio"] == pytest.approx(
+            statistics.median([row["train_steps_per_s"] / row["env_only_steps_per_s"] for row in result["rounds"]])
+        )
+        assert result["time"].keys() == {"env", "acting", "learning", "optimizer", "waiting"}
+        assert sum(result["time"].values()) == pytest.approx(1, abs=0.1), "medians of each"
+        assert result["time"]["learning"] > result["time"]["env"], "64 passes of a wide network"
+        assert 200 < result["memory_mib"] < 3000
+        assert 0.5 < result["first_update_s"] < 30
+    assert results[0]["staleness"] == 0, "nobody else updates"
+    assert results[1]["staleness"] > 0.3
+    ended = arcadia("bench", "CartPole-v1", *options, "--seconds", 15)
+    assert ended.code == 0, ended
+    heading, columns, *rows = ended.out.splitlines()
+    assert "network mlp" in heading
+    assert len(rows) == 2
+    assert all(len(row) == len(columns) for row in rows)
 
 
 def test_an_unknown_command_is_refused_and_none_shows_the_usage(arcadia):

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,87 +16,126 @@ import numpy as np
 import psutil
 import torch.multiprocessing
 
-from arcadia.config import EnvConfig
+from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import make_vector_env, spec_of
 from arcadia.errors import UserError
 from arcadia.metrics import read_metrics
-from arcadia.recipes import recipe
 from arcadia.run_directory import load_config
 from arcadia.runtimes.session import default_workers
 from arcadia.types import Actions
+from arcadia.validation import validate
 
 ROUNDS = 3  # of env-only play and training, in turns
+POLL_SECONDS = 0.02  # until the first update
 MEMORY_SECONDS = 5.0  # between two looks
+START_SECONDS = 5.0  # allowed for the first update to come, beside what is measured
 WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
 
 
 def bench(
-    env: str,
+    config: TrainConfig,
+    options: Sequence[str] = (),
     *,
-    recipe_name: str,
-    num_workers: int | None,
-    num_envs: int | None,
+    num_workers: Sequence[int] = (),
+    num_envs: Sequence[int] = (),
     seconds: float,
     on_progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Measure env-only and training speed, in env_steps per second.
+) -> list[dict[str, Any]]:
+    """Measure env-only and training speed, in env_steps per second, of each number of workers and environments.
 
-    Env-only: `num_workers` processes x `num_envs` environments x one thread each with the recipe's preprocessing,
-    NEXT_STEP resets (not counted) and random actions. Training: `arcadia train` as users run it, with metrics,
-    checkpoints and evaluator, from the rows of its metrics.jsonl after the start-up. The two alternate `ROUNDS` times.
+    Env-only: W processes x B environments x one thread each with the run's preprocessing, NEXT_STEP resets (not
+    counted) and random actions. Training: `arcadia train` as users run it, with metrics, checkpoints and evaluator,
+    from the rows of its metrics.jsonl after the start-up. All of them alternate `ROUNDS` times.
 
-    `time` is what the workers' time went to, in shares (docs/metrics.md), `memory_mib` the most that the whole process
-    tree was seen to hold in training: the proportional set size where the system tells it (Linux), else the unique one.
+    Of each: `time` is what the workers' time went to, in shares, `staleness` the mean number of other workers' updates
+    between a pull and a push (docs/metrics.md), `first_update_s` the seconds from the start of the command to the first
+    update, `memory_mib` the most that the whole process tree was seen to hold in training: the proportional set size
+    where the system tells it (Linux), else the unique one.
 
     Args:
-        seconds: of each kind in all.
+        config: what to train.
+        options: of `arcadia train` that lead to `config`.
+        num_workers: W; one per core where none is given.
+        num_envs: B per worker; what `config` says where none is given.
+        seconds: of each kind in all, for each W and B.
 
     Raises:
         UserError: an argument is out of range or names nothing.
     """
     if seconds <= 0:
         raise UserError(f"seconds must be > 0, got {seconds:g}")
-    for name, value in (("num_envs", num_envs), ("num_workers", num_workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be >= 1, got {value}")
-    settings = recipe(recipe_name).config
-    workers = num_workers or default_workers(settings.env)
-    settings = replace(settings, runtime=replace(settings.runtime, num_workers=workers))
-    num_envs = num_envs or settings.envs_per_worker
-    config = replace(settings.env, env=env, num_envs=num_envs)
-    spec_of(config)  # an unknown environment is an error before anything starts
-    env_only: list[float] = []
-    training: list[_Training] = []
+    for name, values in (("num_envs", num_envs), ("num_workers", num_workers)):
+        if any(value < 1 for value in values):
+            raise UserError(f"{name} must be >= 1, got {min(values)}")
+    validate(config)
+    spec_of(config.env)  # an unknown environment is an error before anything starts
+    cases = []
+    for workers in num_workers or (default_workers(config.env),):
+        sized = replace(config, runtime=replace(config.runtime, num_workers=workers))
+        cases += [_Case(workers, envs) for envs in num_envs or (sized.envs_per_worker,)]
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(ROUNDS):
-            env_only.append(env_only_steps_per_s(config, workers, num_envs, seconds / ROUNDS))
-            run = Path(folder) / str(round_)
-            training.append(_train(run, config, recipe_name, workers, seconds / ROUNDS))
-            on_progress(
-                f"round {round_ + 1}/{ROUNDS}: env only {env_only[-1]:,.0f}, "
-                f"training {training[-1].steps_per_s:,.0f} env_steps/s"
-            )
-        trained = load_config(run)
+            for case in cases:
+                env = replace(config.env, num_envs=case.num_envs)
+                case.env_only.append(env_only_steps_per_s(env, case.num_workers, case.num_envs, seconds / ROUNDS))
+                case.run = Path(folder) / f"{round_}-{case.num_workers}-{case.num_envs}"
+                case.training.append(_train(case, options, seconds / ROUNDS))
+                on_progress(
+                    f"round {round_ + 1}/{ROUNDS}, {case.num_workers} x {case.num_envs}: env only "
+                    f"{case.env_only[-1]:,.0f}, training {case.training[-1].steps_per_s:,.0f} env_steps/s"
+                )
+        return [_result(case, seconds) for case in cases]
+
+
+class _Training(NamedTuple):
+    """One round of training."""
+
+    steps_per_s: float
+    frames_per_s: float
+    time: dict[str, float]  # share of the workers' time, by part
+    staleness: float
+    first_update_s: float
+    memory_mib: float
+
+
+@dataclass
+class _Case:
+    """What was measured with one number of workers and environments."""
+
+    num_workers: int
+    num_envs: int  # per worker
+    run: Path = Path()  # of the last round
+    env_only: list[float] = field(default_factory=list)  # env_steps per second of each round
+    training: list[_Training] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        """Return the median of a field of the rounds of training."""
+        values: list[float] = [getattr(train, name) for train in self.training]
+        return statistics.median(values)
+
+
+def _result(case: _Case, seconds: float) -> dict[str, Any]:
+    trained = load_config(case.run)
+    rounds = list(zip(case.training, case.env_only, strict=True))
     return {
-        "env": env,
-        "recipe": recipe_name,
-        "num_workers": workers,
-        "num_envs": num_envs,
+        "env": trained.env.env,
+        "recipe": trained.recipe,
+        "num_workers": case.num_workers,
+        "num_envs": case.num_envs,
         "dtype": trained.model.dtype,
         "torso": trained.model.torso,
         "core": trained.model.core,
         "evaluator": f"on, at most {trained.runtime.eval_cpu_share:.0%} of the processor",
         "seconds": seconds,
-        "env_only_steps_per_s": statistics.median(env_only),
-        "train_steps_per_s": statistics.median(train.steps_per_s for train in training),
-        "train_frames_per_s": statistics.median(train.frames_per_s for train in training),
-        "ratio": statistics.median(train.steps_per_s / play for train, play in zip(training, env_only, strict=True)),
-        "time": {name: statistics.median(train.time[name] for train in training) for name in training[0].time},
-        "memory_mib": max(train.memory_mib for train in training),
-        "rounds": [
-            {"env_only_steps_per_s": play, "train_steps_per_s": train.steps_per_s}
-            for train, play in zip(training, env_only, strict=True)
-        ],
+        "env_only_steps_per_s": statistics.median(case.env_only),
+        "train_steps_per_s": case.median("steps_per_s"),
+        "train_frames_per_s": case.median("frames_per_s"),
+        "ratio": statistics.median(train.steps_per_s / play for train, play in rounds),
+        "time": {name: statistics.median(train.time[name] for train, _ in rounds) for name in rounds[0][0].time},
+        "staleness": case.median("staleness"),
+        "first_update_s": case.median("first_update_s"),
+        "memory_mib": max(train.memory_mib for train in case.training),
+        "rounds": [{"env_only_steps_per_s": play, "train_steps_per_s": train.steps_per_s} for train, play in rounds],
     }
 
 
@@ -139,35 +178,30 @@ def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, 
     connection.send(decisions / (time.perf_counter() - started))
 
 
-class _Training(NamedTuple):
-    """One round of training."""
-
-    steps_per_s: float
-    frames_per_s: float
-    time: dict[str, float]  # share of the workers' time, by part
-    memory_mib: float
-
-
-def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, seconds: float) -> _Training:
+def _train(case: _Case, options: Sequence[str], seconds: float) -> _Training:
     """Run `arcadia train` and measure it after the warm-up."""
-    command = [sys.executable, "-m", "arcadia", "train", config.env, "--recipe", recipe_name]
-    options = {
-        "--num-workers": num_workers,
-        "--num-envs": config.num_envs,
-        "--run-dir": run,
-        "--total-minutes": (WARM_UP_SECONDS + seconds + 10) / 60,
+    sizes = {
+        "--num-workers": case.num_workers,
+        "--num-envs": case.num_envs,
+        "--run-dir": case.run,
+        "--total-minutes": (START_SECONDS + WARM_UP_SECONDS + seconds) / 60,
         "--total-steps": 10**12,
     }
-    for flag, value in options.items():
+    command = [sys.executable, "-m", "arcadia", "train", *options]
+    for flag, value in sizes.items():
         command += [flag, str(value)]
-    memory = 0
+    metrics, memory, first_update_s = case.run / "metrics.jsonl", 0, None
     with tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
         process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         try:
             while process.poll() is None:
-                memory = max(memory, _memory(process))
+                if first_update_s is None and metrics.exists() and metrics.stat().st_size > 0:
+                    first_update_s = time.perf_counter() - started
+                if first_update_s is not None:
+                    memory = max(memory, _memory(process))
                 with contextlib.suppress(psutil.TimeoutExpired):
-                    process.wait(MEMORY_SECONDS)
+                    process.wait(POLL_SECONDS if first_update_s is None else MEMORY_SECONDS)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -175,10 +209,10 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
         errors.seek(0)
         if process.returncode != 0:
             raise UserError(f"training failed: {errors.read().strip()}")
-    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    rows = [row for row in read_metrics(case.run) if row["kind"] == "train"]
     first = next((index for index, row in enumerate(rows) if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), 0)
     rows = rows[first:-1]  # the last row is written after the workers have stopped
-    if len(rows) < 2:
+    if len(rows) < 2 or first_update_s is None:
         raise UserError("training wrote too few rows of metrics after the warm-up: give more --seconds")
     elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
     return _Training(
@@ -189,6 +223,8 @@ def _train(run: Path, config: EnvConfig, recipe_name: str, num_workers: int, sec
             for name in rows[0]
             if name.startswith("time_")
         },
+        staleness=statistics.fmean(row["staleness"] for row in rows),
+        first_update_s=first_update_s,
         memory_mib=memory / 2**20,
     )
 

@@ -3,54 +3,88 @@
 import json
 import sys
 from dataclasses import dataclass
+from typing import Any
 
-from arcadia.cli.common import Switch, env_first, parse
+from arcadia.cli.common import Switch, env_first, parse_known
+from arcadia.cli.train import parse_config
 
 
 @dataclass(frozen=True)
 class BenchArguments:
-    env: str
-    """Environment id."""
-    recipe: str | None = None
-    """Recipe to train with. Default: as for `arcadia train`."""
-    num_workers: int | None = None
-    """Processes, in training and in the env-only measurement. Default: one per core."""
-    num_envs: int | None = None
-    """Environments per process. Default: the recipe's."""
+    num_workers: tuple[int, ...] = ()
+    """Processes, in training and in the env-only measurement; of several numbers each is measured. Default: one per
+    core."""
+    num_envs: tuple[int, ...] = ()
+    """Environments per process; of several numbers each is measured. Default: the recipe's."""
     seconds: float = 30.0
-    """Seconds of env-only play and of training, each, measured in turns."""
+    """Seconds of env-only play and of training, each, measured in turns; of each number of workers and envs."""
     json: Switch = False
-    """Print the result as JSON."""
+    """Print the result as JSON, a line for each number of workers and envs."""
 
 
 def bench(arguments: list[str]) -> int:
     arguments, _ = env_first(arguments)
-    given = parse(
+    given, options = parse_known(
         BenchArguments,
         prog="arcadia bench",
-        description="Measure training speed against the emulator's own, interleaved in one run.",
+        description="Measure training speed against the environments' own, interleaved in one run: arcadia bench pong. "
+        "Takes the options of `arcadia train` too, such as --recipe a3c-ff --torso nature.",
         args=arguments,
     )
+    config = parse_config(options, prog="arcadia bench")
     from arcadia.bench import bench
-    from arcadia.recipes import default_recipe
 
-    result = bench(
-        given.env,
-        recipe_name=given.recipe or default_recipe(given.env),
+    results = bench(
+        config,
+        options,
+        num_workers=given.num_workers,
+        num_envs=given.num_envs,
+        seconds=given.seconds,
         on_progress=lambda text: print(text, file=sys.stderr),
-        **{name: getattr(given, name) for name in ("num_workers", "num_envs", "seconds")},
     )
     if given.json:
-        print(json.dumps(result))
-        return 0
-    print(
-        f"{result['env']}, recipe {result['recipe']}, {result['num_workers']} workers x "
-        f"{result['num_envs']} envs, {result['dtype']}, evaluator {result['evaluator']}\n"
-        f"env only  {result['env_only_steps_per_s']:,.0f} env_steps/s\n"
-        f"training  {result['train_steps_per_s']:,.0f} env_steps/s "
-        f"({result['train_frames_per_s']:,.0f} frames/s)\n"
-        f"ratio     {result['ratio']:.1%}\n"
-        f"time      {', '.join(f'{name} {share:.1%}' for name, share in result['time'].items())}\n"
-        f"memory    {result['memory_mib']:,.0f} MiB"
-    )
+        for result in results:
+            print(json.dumps(result))
+    elif len(results) == 1:
+        _print_one(results[0])
+    else:
+        _print_table(results)
     return 0
+
+
+def _heading(result: dict[str, Any]) -> str:
+    network = result["torso"] if result["core"] == "none" else f"{result['torso']} + {result['core']}"
+    return (
+        f"{result['env']}, recipe {result['recipe']}, network {network}, {result['dtype']}, "
+        f"evaluator {result['evaluator']}"
+    )
+
+
+def _print_one(result: dict[str, Any]) -> None:
+    print(
+        f"{_heading(result)}, {result['num_workers']} workers x {result['num_envs']} envs\n"
+        f"env only      {result['env_only_steps_per_s']:,.0f} env_steps/s\n"
+        f"training      {result['train_steps_per_s']:,.0f} env_steps/s "
+        f"({result['train_frames_per_s']:,.0f} frames/s)\n"
+        f"ratio         {result['ratio']:.1%}\n"
+        f"time          {', '.join(f'{name} {share:.1%}' for name, share in result['time'].items())}\n"
+        f"staleness     {result['staleness']:.2f} updates\n"
+        f"first update  after {result['first_update_s']:.1f} s\n"
+        f"memory        {result['memory_mib']:,.0f} MiB"
+    )
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    print(_heading(results[0]))
+    parts = " ".join(f"{name:>9}" for name in results[0]["time"])
+    print(
+        f"{'workers':>7} {'envs':>5} {'env only/s':>11} {'training/s':>11} {'ratio':>6} {parts} {'staleness':>9} "
+        f"{'first update':>12} {'memory':>9}"
+    )
+    for result in results:
+        shares = " ".join(f"{share:>9.1%}" for share in result["time"].values())
+        print(
+            f"{result['num_workers']:>7} {result['num_envs']:>5} {result['env_only_steps_per_s']:>11,.0f} "
+            f"{result['train_steps_per_s']:>11,.0f} {result['ratio']:>6.1%} {shares} {result['staleness']:>9.2f} "
+            f"{result['first_update_s']:>10.1f} s {result['memory_mib']:>5,.0f} MiB"
+        )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,11 +19,23 @@ Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 def parse(settings: type[T], *, prog: str, description: str, args: list[str], default: T | None = None) -> T:
     """Parse arguments into `settings`; a mistake ends the process with code 2 and a short message."""
-    errors = io.StringIO()
     start = tyro.MISSING_NONPROP if default is None else default
+    with _short_errors():
+        return tyro.cli(settings, prog=prog, description=description, args=args, default=start)
+
+
+def parse_known(settings: type[T], *, prog: str, description: str, args: list[str]) -> tuple[T, list[str]]:
+    """Parse the arguments that `settings` knows; return the others too."""
+    with _short_errors():
+        return tyro.cli(settings, prog=prog, description=description, args=args, return_unknown_args=True)
+
+
+@contextlib.contextmanager
+def _short_errors() -> Iterator[None]:
+    errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(settings, prog=prog, description=description, args=args, default=start)
+            yield
     except SystemExit:
         lines = errors.getvalue().splitlines()
         if len(lines) > PANEL_LINES:  # one per option that the mistake resembles

@@ -10,26 +10,31 @@ import tyro
 from arcadia.cli.common import Run, Switch, env_first, parse, value_of
 
 if TYPE_CHECKING:
+    from arcadia.config import TrainConfig
     from arcadia.runtimes import TrainResult
 
 
 def train(arguments: list[str]) -> int:
+    config = parse_config(arguments, prog="arcadia train")
+    from arcadia.runtimes import train
+
+    return _run(lambda: train(config), quiet=config.runtime.quiet)
+
+
+def parse_config(arguments: list[str], *, prog: str) -> "TrainConfig":
+    """Return the settings that options of training ask for; ENV may come first."""
     from arcadia.config import TrainConfig
     from arcadia.recipes import default_recipe, recipe
 
     arguments, env = env_first(arguments)
     name = value_of("--recipe", arguments)
-    defaults = recipe(name or default_recipe(env)).config
-    config = parse(
+    return parse(
         tyro.conf.OmitArgPrefixes[TrainConfig],
-        prog="arcadia train",
+        prog=prog,
         description="Train an agent. ENV may come first: arcadia train pong --seed 2",
-        default=defaults,
+        default=recipe(name or default_recipe(env)).config,
         args=arguments,
     )
-    from arcadia.runtimes import train
-
-    return _run(lambda: train(config), quiet=config.runtime.quiet)
 
 
 @dataclass(frozen=True)

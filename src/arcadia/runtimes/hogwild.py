@@ -1,5 +1,6 @@
 """Workers in spawned processes that update the shared parameters without a lock, and an evaluator beside them."""
 
+import math
 import os
 import time
 from collections import Counter
@@ -175,7 +176,7 @@ def _work(
     store = _WatchedStore(context, state, config, worker)
     agent = Worker(config, store, _watched(make_env, context), worker=worker, restart=restart)
     reports: list[UpdateReport] = []
-    sent = time.monotonic()
+    sent = -math.inf  # the first update is told of at once
     try:
         while not context.should_stop() and limit_reached(state, config.runtime) is None:
             reports.append(agent.update())

@@ -74,7 +74,8 @@ class Supervisor:
         self._model, self._parameters = model, FlatParameters(model)
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         self._has_graph = resumed is not None
-        self._started = self._last_display = self._last_metrics = time.monotonic()
+        self._started = self._last_display = time.monotonic()
+        self._next_metrics = self._started  # the first update has a row at once
         self._next_checkpoint = self._started + min(FIRST_CHECKPOINT_SECONDS, config.runtime.checkpoint_seconds)
         self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
         self._score_history: list[float] = []
@@ -159,9 +160,8 @@ class Supervisor:
         if now - self._last_display >= DISPLAY_SECONDS:
             self._last_display = now
             self._show()
-        if now - self._last_metrics >= METRICS_SECONDS:
-            self._last_metrics = now
-            self._write_metrics()
+        if now >= self._next_metrics and self._write_metrics():
+            self._next_metrics = now + METRICS_SECONDS
         if now >= self._next_checkpoint:
             self._try_to_save("no checkpoint was written ({}): training goes on")
             self._next_checkpoint = time.monotonic() + self._config.runtime.checkpoint_seconds
@@ -242,14 +242,15 @@ class Supervisor:
             return "total_minutes"
         return limit_reached(self._state, runtime)
 
-    def _write_metrics(self) -> None:
+    def _write_metrics(self) -> bool:
+        """Log the figures of the updates since the last row; return False where there were none."""
         figures = self._figures.flush()
         if not figures:
-            return
-        self._latest_figures = figures
-        if not self._has_graph:  # not at the start, for it takes a second
+            return False
+        if self._latest_figures and not self._has_graph:  # not at the start, for it takes a second
             self._has_graph = True
             self._metrics.write_graph(self._model)
+        self._latest_figures = figures
         mean = self._figures.mean_return
         if mean is not None:
             self._score_history.append(mean)
@@ -262,6 +263,7 @@ class Supervisor:
                 **figures,
             }
         )
+        return True
 
     def _row(self, kind: str) -> dict[str, Any]:
         """Return what every row of metrics starts with."""

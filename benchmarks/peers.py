@@ -1,0 +1,80 @@
+"""Arcadia beside its peers on Pong: the Nature network, the same wrappers, every program in turn.
+
+python benchmarks/peers.py SB3_PYTHON SF_PYTHON      # on an idle machine
+
+SB3_PYTHON: Python of an environment with "stable-baselines3[extra]". SF_PYTHON: of one with "sample-factory[atari]" and
+the ROM files of ale-py >= 0.12 copied into the folder ale_py/roms of its own ale-py.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from observing import train
+
+ROUNDS = 5
+SECONDS = 30
+SF_WARM_UP_LINES = 2  # that say "Fps is", one every five seconds, from the first decision on
+SF_FRAMESKIP = 4  # it counts frames
+
+
+def arcadia() -> float:
+    """Return env_steps per second of recipe a3c-ff with the Nature network."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train(Path(folder) / "run", ("--recipe", "a3c-ff", "--torso", "nature"))
+
+
+def stable_baselines3(python: str, algorithm: str, vector: str) -> float:
+    """Return decisions per second of Stable-Baselines3."""
+    script = Path(__file__).with_name("sb3_atari.py")
+    ended = subprocess.run(
+        [python, script, algorithm, vector, str(SECONDS)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return float(ended.stdout.split()[-1])
+
+
+def sample_factory(python: str) -> float:
+    """Return decisions per second of Sample Factory's APPO: 2 workers of 8 environments, one epoch."""
+    options = {
+        "env": "atari_pong",
+        "num_workers": 2,
+        "num_envs_per_worker": 8,
+        "num_epochs": 1,
+        "async_rl": True,
+        "device": "cpu",
+        "train_for_seconds": SECONDS + 15,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, "-m", "sf_examples.atari.train_atari", f"--train_dir={folder}", "--experiment=bench"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    speeds = [float(speed) for speed in re.findall(r"Fps is \(10 sec: ([\d.]+)", ended.stdout + ended.stderr)]
+    return statistics.median([speed for speed in speeds if speed > 0][SF_WARM_UP_LINES:]) / SF_FRAMESKIP
+
+
+def main(sb3_python: str, sf_python: str) -> None:
+    """Print the speeds of every round, their medians and the medians of the rounds' ratios."""
+    programs: dict[str, Callable[[], float]] = {
+        "Arcadia": arcadia,
+        "Stable-Baselines3 A2C, environments in its own process": lambda: stable_baselines3(sb3_python, "a2c", "dummy"),
+        "Stable-Baselines3 A2C, 16 processes": lambda: stable_baselines3(sb3_python, "a2c", "subproc"),
+        "Stable-Baselines3 PPO, environments in its own process": lambda: stable_baselines3(sb3_python, "ppo", "dummy"),
+        "Sample Factory APPO": lambda: sample_factory(sf_python),
+    }
+    speeds = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, measure in programs.items():
+            speeds[name].append(measure())
+            print(f"{name}: {speeds[name][-1]:,.0f}", flush=True)
+    for name, values in speeds.items():
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds["Arcadia"], values, strict=True))
+        print(f"{name}: median {statistics.median(values):,.0f} decisions/s, Arcadia {ratio:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
