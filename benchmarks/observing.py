@@ -3,44 +3,37 @@
 python benchmarks/observing.py RUN      # a run of Pong; on an idle machine
 """
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import arcadia
-from arcadia.bench import env_only_steps_per_s
+from arcadia.bench import Training, env_only_steps_per_s
 from arcadia.run_directory import load_config
 
 PAIRS = 5
-SECONDS = 45
-WARM_UP_SECONDS = 15
+SECONDS = 20.0
 ON = ("--wandb", "offline", "--video-updates", "1000", "--checkpoint-seconds", "10")
 OFF = ("--eval-episodes", "0", "--checkpoint-seconds", "1000000", "--quiet")
-
-
-def train(run: Path, options: tuple[str, ...]) -> float:
-    """Run `arcadia train pong` for a while; return its env_steps per second after the start."""
-    command = [sys.executable, "-m", "arcadia", "train", "pong", "--run-dir", str(run), *options]
-    subprocess.run([*command, "--total-minutes", str(SECONDS / 60)], check=True, stdout=subprocess.DEVNULL)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["kind"] == "train" and row["seconds"] >= WARM_UP_SECONDS]
-    first, last = rows[0], rows[-2]  # the last is written after the workers have stopped
-    return float((last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"]))
 
 
 def main(run: Path) -> None:
     """Print the two ratios, and what they are made of."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
-        for pair in range(PAIRS):
-            on, off = (train(Path(folder) / f"{name}-{pair}", options) for name, options in (("on", ON), ("off", OFF)))
-            ratios.append(on / off)
-            print(f"training: everything on {on:,.0f}, off {off:,.0f} env_steps/s: {on / off:.1%}", flush=True)
+        sides = [
+            Training(("pong", *options), 2, 16, Path(folder) / name) for name, options in (("on", ON), ("off", OFF))
+        ]
+        with sides[0], sides[1]:
+            for _ in range(PAIRS):
+                for side in sides:
+                    side.measure(SECONDS)
+                on, off = (side.rounds[-1].steps_per_s for side in sides)
+                ratios.append(on / off)
+                print(f"training: everything on {on:,.0f}, off {off:,.0f} env_steps/s: {on / off:.1%}", flush=True)
     print(f"median {statistics.median(ratios):.1%}")
     cores = os.cpu_count() or 1
     config = load_config(run).env

@@ -13,20 +13,22 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from observing import train
+from arcadia.bench import Training
 
 ROUNDS = 5
-SECONDS = 30
+SECONDS = 20
+NUM_ENVS = 64  # per worker, of Arcadia: the recipe's
 SF_WARM_UP_LINES = 2  # that say "Fps is", one every five seconds, from the first decision on
 SF_FRAMESKIP = 4  # it counts frames
 
 
-def arcadia() -> float:
-    """Return env_steps per second of recipe a3c-ff with the Nature network."""
-    with tempfile.TemporaryDirectory() as folder:
-        return train(Path(folder) / "run", ("--recipe", "a3c-ff", "--torso", "nature"))
+def arcadia(training: Training) -> float:
+    """Return env_steps per second of a training that goes on for a while."""
+    training.measure(SECONDS)
+    return training.rounds[-1].steps_per_s
 
 
 def stable_baselines3(python: str, algorithm: str, vector: str) -> float:
@@ -59,18 +61,20 @@ def sample_factory(python: str) -> float:
 
 def main(sb3_python: str, sf_python: str) -> None:
     """Print the speeds of every round, their medians and the medians of the rounds' ratios."""
-    programs: dict[str, Callable[[], float]] = {
-        "Arcadia": arcadia,
-        "Stable-Baselines3 A2C, environments in its own process": lambda: stable_baselines3(sb3_python, "a2c", "dummy"),
-        "Stable-Baselines3 A2C, 16 processes": lambda: stable_baselines3(sb3_python, "a2c", "subproc"),
-        "Stable-Baselines3 PPO, environments in its own process": lambda: stable_baselines3(sb3_python, "ppo", "dummy"),
-        "Sample Factory APPO": lambda: sample_factory(sf_python),
-    }
     speeds = defaultdict(list)
-    for _ in range(ROUNDS):
-        for name, measure in programs.items():
-            speeds[name].append(measure())
-            print(f"{name}: {speeds[name][-1]:,.0f}", flush=True)
+    options = ("pong", "--recipe", "a3c-ff", "--torso", "nature")
+    with tempfile.TemporaryDirectory() as folder, Training(options, 2, NUM_ENVS, Path(folder) / "run") as training:
+        programs: dict[str, Callable[[], float]] = {
+            "Arcadia": partial(arcadia, training),
+            "Stable-Baselines3 A2C, one process": partial(stable_baselines3, sb3_python, "a2c", "dummy"),
+            "Stable-Baselines3 A2C, 16 processes": partial(stable_baselines3, sb3_python, "a2c", "subproc"),
+            "Stable-Baselines3 PPO, one process": partial(stable_baselines3, sb3_python, "ppo", "dummy"),
+            "Sample Factory APPO": partial(sample_factory, sf_python),
+        }
+        for _ in range(ROUNDS):
+            for name, measure in programs.items():
+                speeds[name].append(measure())
+                print(f"{name}: {speeds[name][-1]:,.0f}", flush=True)
     for name, values in speeds.items():
         ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds["Arcadia"], values, strict=True))
         print(f"{name}: median {statistics.median(values):,.0f} decisions/s, Arcadia {ratio:.2f} times as fast")

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ from arcadia.runtimes.session import default_workers
 from arcadia.types import Actions
 from arcadia.validation import validate
 
-ROUNDS = 3  # of env-only play and training, in turns
+ROUNDS = 5  # of env-only play and training, in turns
 POLL_SECONDS = 0.02  # until the first update
-MEMORY_SECONDS = 5.0  # between two looks
-START_SECONDS = 5.0  # allowed for the first update to come, beside what is measured
-WARM_UP_SECONDS = 5.0  # of training, not counted: kernels compile, episodes begin
+LOOK_SECONDS = 2.0  # after it, between two looks at speed and memory
+# Of training, not counted: kernels compile, and the evaluator starts, at a low priority.
+WARM_UP_SECONDS = 25.0
 
 
 def bench(
@@ -45,7 +45,8 @@ def bench(
 
     Env-only: W processes x B environments x one thread each with the run's preprocessing, NEXT_STEP resets (not
     counted) and random actions. Training: `arcadia train` as users run it, with metrics, checkpoints and evaluator,
-    from the rows of its metrics.jsonl after the start-up. All of them alternate `ROUNDS` times.
+    from the rows of its metrics.jsonl once all workers are at work. All of them start once and then take turns,
+    `ROUNDS` times; whoever waits for its turn is stopped (SIGSTOP) or blocked.
 
     Of each: `time` is what the workers' time went to, in shares, `staleness` the mean number of other workers' updates
     between a pull and a push (docs/metrics.md), `first_update_s` the seconds from the start of the command to the first
@@ -60,7 +61,7 @@ def bench(
         seconds: of each kind in all, for each W and B.
 
     Raises:
-        UserError: an argument is out of range or names nothing.
+        UserError: an argument is out of range or names nothing, or training ended.
     """
     if seconds <= 0:
         raise UserError(f"seconds must be > 0, got {seconds:g}")
@@ -69,95 +70,202 @@ def bench(
             raise UserError(f"{name} must be >= 1, got {min(values)}")
     validate(config)
     spec_of(config.env)  # an unknown environment is an error before anything starts
-    cases = []
+    sizes = []
     for workers in num_workers or (default_workers(config.env),):
         sized = replace(config, runtime=replace(config.runtime, num_workers=workers))
-        cases += [_Case(workers, envs) for envs in num_envs or (sized.envs_per_worker,)]
-    with tempfile.TemporaryDirectory() as folder:
+        sizes += [(workers, envs) for envs in num_envs or (sized.envs_per_worker,)]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cases = []
+        for workers, envs in sizes:
+            play = stack.enter_context(random_play(config.env, workers, envs))
+            training = stack.enter_context(Training(options, workers, envs, folder / f"{workers}-{envs}"))
+            on_progress(f"{workers} x {envs}: first update after {training.first_update_s:.1f} s")
+            cases.append((play, training, list[float]()))
         for round_ in range(ROUNDS):
-            for case in cases:
-                env = replace(config.env, num_envs=case.num_envs)
-                case.env_only.append(env_only_steps_per_s(env, case.num_workers, case.num_envs, seconds / ROUNDS))
-                case.run = Path(folder) / f"{round_}-{case.num_workers}-{case.num_envs}"
-                case.training.append(_train(case, options, seconds / ROUNDS))
+            for play, training, env_only in cases:
+                env_only.append(play(seconds / ROUNDS))
+                training.measure(seconds / ROUNDS)
                 on_progress(
-                    f"round {round_ + 1}/{ROUNDS}, {case.num_workers} x {case.num_envs}: env only "
-                    f"{case.env_only[-1]:,.0f}, training {case.training[-1].steps_per_s:,.0f} env_steps/s"
+                    f"round {round_ + 1}/{ROUNDS}, {training.num_workers} x {training.num_envs}: env only "
+                    f"{env_only[-1]:,.0f}, training {training.rounds[-1].steps_per_s:,.0f} env_steps/s"
                 )
-        return [_result(case, seconds) for case in cases]
+        return [_result(training, env_only, seconds) for _, training, env_only in cases]
 
 
-class _Training(NamedTuple):
+class _Round(NamedTuple):
     """One round of training."""
 
     steps_per_s: float
     frames_per_s: float
     time: dict[str, float]  # share of the workers' time, by part
     staleness: float
-    first_update_s: float
-    memory_mib: float
 
 
-@dataclass
-class _Case:
-    """What was measured with one number of workers and environments."""
+class Training:
+    """`arcadia train`, stopped but for the rounds in which it is measured. A context.
 
-    num_workers: int
-    num_envs: int  # per worker
-    run: Path = Path()  # of the last round
-    env_only: list[float] = field(default_factory=list)  # env_steps per second of each round
-    training: list[_Training] = field(default_factory=list)
+    Args:
+        options: of `arcadia train`.
+        run: its run directory.
+    """
+
+    def __init__(self, options: Sequence[str], num_workers: int, num_envs: int, run: Path) -> None:
+        self.num_workers, self.num_envs, self.run = num_workers, num_envs, run
+        self.rounds: list[_Round] = []
+        self.first_update_s = 0.0
+        self.memory = 0  # bytes
+        self._command = [sys.executable, "-m", "arcadia", "train", *options, "--total-steps", str(10**12)]
+        for flag, value in {"--num-workers": num_workers, "--num-envs": num_envs, "--run-dir": run}.items():
+            self._command += [flag, str(value)]
+
+    def __enter__(self) -> "Training":
+        self._errors = tempfile.TemporaryFile("w+")
+        started = time.perf_counter()
+        self._process = psutil.Popen(self._command, stdout=subprocess.DEVNULL, stderr=self._errors)
+        try:
+            while not _size(self.run / "metrics.jsonl"):
+                self._wait(POLL_SECONDS)
+            self.first_update_s = time.perf_counter() - started
+            waiting = {f"num_steps_worker_{worker}" for worker in range(self.num_workers)}
+            while waiting:
+                self._wait(LOOK_SECONDS)
+                waiting -= {name for row in self._rows() for name in row}
+            ready = time.perf_counter() + WARM_UP_SECONDS
+            while time.perf_counter() < ready:
+                self._wait(LOOK_SECONDS)
+            self._stop()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def measure(self, seconds: float) -> None:
+        """Train for so long, or a little longer."""
+        before = len(self._rows())
+        for process in reversed(self._tree()):
+            process.resume()
+        rows: list[dict[str, Any]] = []
+        while len(rows) < 4 or rows[-1]["seconds"] - rows[0]["seconds"] < seconds:
+            self._wait(LOOK_SECONDS)
+            rows = self._rows()[before:]
+        self._stop()
+        elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
+        rested = rows[2:]  # into those before, the time of the break is counted
+        self.rounds.append(
+            _Round(
+                steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
+                frames_per_s=(rows[-1]["frames"] - rows[0]["frames"]) / elapsed,
+                time={
+                    name.removeprefix("time_"): statistics.fmean(row[name] for row in rested)
+                    for name in rows[0]
+                    if name.startswith("time_")
+                },
+                staleness=statistics.fmean(row["staleness"] for row in rested),
+            )
+        )
 
     def median(self, name: str) -> float:
-        """Return the median of a field of the rounds of training."""
-        values: list[float] = [getattr(train, name) for train in self.training]
+        """Return the median of a field of the rounds."""
+        values: list[float] = [getattr(round_, name) for round_ in self.rounds]
         return statistics.median(values)
 
+    def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(psutil.TimeoutExpired):
+            self._process.wait(seconds)
+        code = self._process.poll()
+        if code is not None:
+            self._errors.seek(0)
+            problem = self._errors.read().strip() if code else "it ended before it was measured: give it no limit"
+            raise UserError(f"training failed: {problem}")
+        self.memory = max(self.memory, _memory(self._process))
 
-def _result(case: _Case, seconds: float) -> dict[str, Any]:
-    trained = load_config(case.run)
-    rounds = list(zip(case.training, case.env_only, strict=True))
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row for row in read_metrics(self.run) if row["kind"] == "train"]
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _stop(self) -> None:
+        for process in self._tree():
+            process.suspend()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()  # its children end with it
+            self._process.wait()
+        self._errors.close()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _result(training: Training, env_only: list[float], seconds: float) -> dict[str, Any]:
+    trained = load_config(training.run)
+    rounds = list(zip(training.rounds, env_only, strict=True))
     return {
         "env": trained.env.env,
         "recipe": trained.recipe,
-        "num_workers": case.num_workers,
-        "num_envs": case.num_envs,
+        "num_workers": training.num_workers,
+        "num_envs": training.num_envs,
         "dtype": trained.model.dtype,
         "torso": trained.model.torso,
         "core": trained.model.core,
         "evaluator": f"on, at most {trained.runtime.eval_cpu_share:.0%} of the processor",
         "seconds": seconds,
-        "env_only_steps_per_s": statistics.median(case.env_only),
-        "train_steps_per_s": case.median("steps_per_s"),
-        "train_frames_per_s": case.median("frames_per_s"),
+        "env_only_steps_per_s": statistics.median(env_only),
+        "train_steps_per_s": training.median("steps_per_s"),
+        "train_frames_per_s": training.median("frames_per_s"),
         "ratio": statistics.median(train.steps_per_s / play for train, play in rounds),
         "time": {name: statistics.median(train.time[name] for train, _ in rounds) for name in rounds[0][0].time},
-        "staleness": case.median("staleness"),
-        "first_update_s": case.median("first_update_s"),
-        "memory_mib": max(train.memory_mib for train in case.training),
+        "staleness": training.median("staleness"),
+        "first_update_s": training.first_update_s,
+        "memory_mib": training.memory / 2**20,
         "rounds": [{"env_only_steps_per_s": play, "train_steps_per_s": train.steps_per_s} for train, play in rounds],
     }
 
 
 def env_only_steps_per_s(config: EnvConfig, num_workers: int, num_envs: int, seconds: float) -> float:
     """Return the decisions per second of random play in processes that do nothing else."""
+    with random_play(config, num_workers, num_envs) as play:
+        return play(seconds)
+
+
+@contextlib.contextmanager
+def random_play(config: EnvConfig, num_workers: int, num_envs: int) -> Iterator[Callable[[float], float]]:
+    """Start processes that play at random when asked to.
+
+    Yields a function that plays for so many seconds and returns the decisions per second.
+    """
     context = torch.multiprocessing.get_context("spawn")
-    start = context.Barrier(num_workers)
     pipes, processes = [], []
     for worker in range(num_workers):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_play, args=(sender, start, config, num_envs, worker, seconds), daemon=True)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_play, args=(theirs, config, num_envs, worker), daemon=True)
         process.start()
-        pipes.append(receiver)
+        theirs.close()
+        pipes.append(ours)
         processes.append(process)
-    rates = [float(pipe.recv()) for pipe in pipes]
-    for process in processes:
-        process.join()
-    return sum(rates)
+
+    def play(seconds: float) -> float:
+        for pipe in pipes:
+            pipe.send(seconds)
+        return sum(float(pipe.recv()) for pipe in pipes)
+
+    try:
+        play(0.0)  # they are ready
+        yield play
+    except EOFError:
+        raise UserError("a process of random play ended: see the traceback above") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
-def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, worker: int, seconds: float) -> None:
-    """Step environments with random actions; send the rate of decisions per second."""
+def _play(connection: Connection, config: EnvConfig, num_envs: int, worker: int) -> None:
+    """Step environments with random actions when asked to; send the rate of decisions per second."""
     env = make_vector_env(config, num_envs=num_envs, seed=worker, num_threads=1)
     env.reset()
     rng = np.random.default_rng(worker)
@@ -166,67 +274,21 @@ def _play(connection: Connection, start: Any, config: EnvConfig, num_envs: int, 
         actions = rng.uniform(-1, 1, (1000, num_envs, env.spec.num_actions)).astype(np.float32)
     else:
         actions = rng.integers(env.spec.num_actions, size=(1000, num_envs))
-    start.wait()
-    decisions = steps = 0
+    steps = 0
     resetting = np.zeros(num_envs, np.bool_)
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        step = env.step(actions[steps % len(actions)])
-        decisions += int((~resetting).sum())
-        resetting = step.reset_next
-        steps += 1
-    connection.send(decisions / (time.perf_counter() - started))
-
-
-def _train(case: _Case, options: Sequence[str], seconds: float) -> _Training:
-    """Run `arcadia train` and measure it after the warm-up."""
-    sizes = {
-        "--num-workers": case.num_workers,
-        "--num-envs": case.num_envs,
-        "--run-dir": case.run,
-        "--total-minutes": (START_SECONDS + WARM_UP_SECONDS + seconds) / 60,
-        "--total-steps": 10**12,
-    }
-    command = [sys.executable, "-m", "arcadia", "train", *options]
-    for flag, value in sizes.items():
-        command += [flag, str(value)]
-    metrics, memory, first_update_s = case.run / "metrics.jsonl", 0, None
-    with tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
-        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    while True:
         try:
-            while process.poll() is None:
-                if first_update_s is None and metrics.exists() and metrics.stat().st_size > 0:
-                    first_update_s = time.perf_counter() - started
-                if first_update_s is not None:
-                    memory = max(memory, _memory(process))
-                with contextlib.suppress(psutil.TimeoutExpired):
-                    process.wait(POLL_SECONDS if first_update_s is None else MEMORY_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        errors.seek(0)
-        if process.returncode != 0:
-            raise UserError(f"training failed: {errors.read().strip()}")
-    rows = [row for row in read_metrics(case.run) if row["kind"] == "train"]
-    first = next((index for index, row in enumerate(rows) if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS), 0)
-    rows = rows[first:-1]  # the last row is written after the workers have stopped
-    if len(rows) < 2 or first_update_s is None:
-        raise UserError("training wrote too few rows of metrics after the warm-up: give more --seconds")
-    elapsed = rows[-1]["seconds"] - rows[0]["seconds"]
-    return _Training(
-        steps_per_s=(rows[-1]["env_steps"] - rows[0]["env_steps"]) / elapsed,
-        frames_per_s=(rows[-1]["frames"] - rows[0]["frames"]) / elapsed,
-        time={
-            name.removeprefix("time_"): statistics.fmean(row[name] for row in rows)
-            for name in rows[0]
-            if name.startswith("time_")
-        },
-        staleness=statistics.fmean(row["staleness"] for row in rows),
-        first_update_s=first_update_s,
-        memory_mib=memory / 2**20,
-    )
+            seconds = connection.recv()
+        except EOFError:  # the parent is gone
+            return
+        decisions = 0
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            step = env.step(actions[steps % len(actions)])
+            decisions += int((~resetting).sum())
+            resetting = step.reset_next
+            steps += 1
+        connection.send(decisions / max(time.perf_counter() - started, 1e-9))
 
 
 def _memory(root: psutil.Process) -> int:

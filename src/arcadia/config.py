@@ -169,7 +169,7 @@ class RuntimeConfig:
     """Seconds between checkpoints; the first is written after 10 s at most."""
     eval_episodes: int = 5
     """Episodes in each evaluation during training, greedy and sampled alike; 0 switches it off."""
-    eval_cpu_share: float = 0.05
+    eval_cpu_share: float = 0.03
     """Share of the machine's processors that the evaluator may use (hogwild)."""
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""

@@ -15,7 +15,7 @@ from arcadia.films import Film, PeriodicFilms
 from arcadia.models import FlatParameters
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
-from arcadia.processes import Children, Context, Death
+from arcadia.processes import AWAKE_SECONDS, Children, Context, Death
 from arcadia.runtimes.ending import StopReason, limit_reached
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.types import Actions, Observations, Timestep, UpdateReport
@@ -195,12 +195,16 @@ def _evaluate(
     films = PeriodicFilms(config, make_env, updates)
     evaluator = PeriodicEvaluator(config, _watched(make_env, context), snapshot, EVALUATION_SECONDS, restart=restart)
     budget = config.runtime.eval_cpu_share * num_cores()  # seconds of processor per second
-    started, used_before = time.monotonic(), _processor_seconds()
+    used_before = _processor_seconds()
+    awake, last = 0.0, time.monotonic()
 
     def rest(seconds: float = 0.0) -> bool:
         """Sleep for so long, or longer where more than the budget is used; return whether the run is over."""
+        nonlocal awake, last
         context.beat()
-        ahead = (_processor_seconds() - used_before) / budget - (time.monotonic() - started)
+        now = time.monotonic()
+        awake, last = awake + min(now - last, AWAKE_SECONDS), now  # a run that was stopped leaves no budget behind
+        ahead = (_processor_seconds() - used_before) / budget - awake
         time.sleep(min(max(ahead, seconds), POLL_SECONDS))
         return context.should_stop()
 
