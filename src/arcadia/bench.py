@@ -178,7 +178,8 @@ class Training:
             self._errors.seek(0)
             problem = self._errors.read().strip() if code else "it ended before it was measured: give it no limit"
             raise UserError(f"training failed: {problem}")
-        self.memory = max(self.memory, _memory(self._process))
+        if seconds >= LOOK_SECONDS:  # looking takes milliseconds
+            self.memory = max(self.memory, _memory(self._process))
 
     def _rows(self) -> list[dict[str, Any]]:
         return [row for row in read_metrics(self.run) if row["kind"] == "train"]
