@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import arcadia
-from arcadia.bench import Training, env_only_steps_per_s
 from arcadia.run_directory import load_config
+from arcadia.speed import Training, env_only_steps_per_s
 
 PAIRS = 5
 SECONDS = 20.0
@@ -29,9 +29,7 @@ def main(run: Path) -> None:
         ]
         with sides[0], sides[1]:
             for _ in range(PAIRS):
-                for side in sides:
-                    side.measure(SECONDS)
-                on, off = (side.rounds[-1].steps_per_s for side in sides)
+                on, off = (side.measure(SECONDS).steps_per_s for side in sides)
                 ratios.append(on / off)
                 print(f"training: everything on {on:,.0f}, off {off:,.0f} env_steps/s: {on / off:.1%}", flush=True)
     print(f"median {statistics.median(ratios):.1%}")

@@ -2,10 +2,11 @@
 
 python benchmarks/peers.py SB3_PYTHON SF_PYTHON      # on an idle machine
 
-SB3_PYTHON: Python of an environment with "stable-baselines3[extra]". SF_PYTHON: of one with "sample-factory[atari]" and
+SB3_PYTHON: Python of an environment for sb3_atari.py. SF_PYTHON: of one with "sample-factory[atari]" and
 the ROM files of ale-py >= 0.12 copied into the folder ale_py/roms of its own ale-py.
 """
 
+import contextlib
 import re
 import statistics
 import subprocess
@@ -16,19 +17,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from arcadia.bench import Training
+from arcadia.speed import Training
 
 ROUNDS = 5
 SECONDS = 20
-NUM_ENVS = 64  # per worker, of Arcadia: the recipe's
 SF_WARM_UP_LINES = 2  # that say "Fps is", one every five seconds, from the first decision on
 SF_FRAMESKIP = 4  # it counts frames
 
 
 def arcadia(training: Training) -> float:
     """Return env_steps per second of a training that goes on for a while."""
-    training.measure(SECONDS)
-    return training.rounds[-1].steps_per_s
+    return training.measure(SECONDS).steps_per_s
 
 
 def stable_baselines3(python: str, algorithm: str, vector: str) -> float:
@@ -63,21 +62,33 @@ def main(sb3_python: str, sf_python: str) -> None:
     """Print the speeds of every round, their medians and the medians of the rounds' ratios."""
     speeds = defaultdict(list)
     options = ("pong", "--recipe", "a3c-ff", "--torso", "nature")
-    with tempfile.TemporaryDirectory() as folder, Training(options, 2, NUM_ENVS, Path(folder) / "run") as training:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        many, few = (stack.enter_context(Training(options, 2, envs, folder / str(envs))) for envs in (64, 8))
         programs: dict[str, Callable[[], float]] = {
-            "Arcadia": partial(arcadia, training),
-            "Stable-Baselines3 A2C, one process": partial(stable_baselines3, sb3_python, "a2c", "dummy"),
-            "Stable-Baselines3 A2C, 16 processes": partial(stable_baselines3, sb3_python, "a2c", "subproc"),
-            "Stable-Baselines3 PPO, one process": partial(stable_baselines3, sb3_python, "ppo", "dummy"),
-            "Sample Factory APPO": partial(sample_factory, sf_python),
+            "Arcadia, 2 x 64 environments": partial(arcadia, many),
+            "Arcadia, 2 x 8 environments": partial(arcadia, few),
+            "Stable-Baselines3 A2C, 16 environments in one process": partial(
+                stable_baselines3, sb3_python, "a2c", "dummy"
+            ),
+            "Stable-Baselines3 A2C, 16 environments in 16 processes": partial(
+                stable_baselines3, sb3_python, "a2c", "subproc"
+            ),
+            "Stable-Baselines3 PPO, 16 environments in one process, 4 epochs": partial(
+                stable_baselines3, sb3_python, "ppo", "dummy"
+            ),
+            "Sample Factory APPO, 2 x 8 environments, 1 epoch": partial(sample_factory, sf_python),
         }
         for _ in range(ROUNDS):
             for name, measure in programs.items():
                 speeds[name].append(measure())
                 print(f"{name}: {speeds[name][-1]:,.0f}", flush=True)
     for name, values in speeds.items():
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds["Arcadia"], values, strict=True))
-        print(f"{name}: median {statistics.median(values):,.0f} decisions/s, Arcadia {ratio:.2f} times as fast")
+        print(f"{name}: median {statistics.median(values):,.0f} decisions/s", end="")
+        for ours in list(programs)[:2]:
+            ratio = statistics.median(mine / theirs for mine, theirs in zip(speeds[ours], values, strict=True))
+            print(f"; {ours}: {ratio:.2f} times as fast", end="")
+        print()
 
 
 if __name__ == "__main__":

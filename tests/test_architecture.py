@@ -14,7 +14,7 @@ MAX_LINES = 320
 # A module or package may import those of earlier layers only; within a package, imports must not form a cycle.
 LAYERS = (
     ("arcadia",),
-    ("distributions", "errors", "threads"),
+    ("distributions", "errors", "stop_signals", "threads"),
     ("devices",),
     ("types", "stopwatch", "processes"),
     ("config", "files"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("games",),
     ("evaluation", "video"),
     ("films",),
-    ("runtimes", "report"),
+    ("runtimes", "report", "speed"),
     ("bench", "api"),
     ("cli",),
     ("__main__",),
@@ -121,8 +121,12 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
     assert _importers("ray") <= {"arcadia.runtimes.ray"}
 
 
-def test_processes_are_started_in_one_module_and_by_bench() -> None:
-    assert _importers("multiprocessing", "torch.multiprocessing") == {"arcadia.processes", "arcadia.bench"}
+def test_processes_are_started_in_one_module_and_where_speed_is_measured() -> None:
+    assert _importers("multiprocessing", "torch.multiprocessing") == {
+        "arcadia.processes",
+        "arcadia.stop_signals",
+        "arcadia.speed",
+    }
 
 
 def test_threads_only_read_from_processes() -> None:

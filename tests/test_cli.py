@@ -272,17 +272,25 @@ def test_gpus_that_are_not_there_are_refused(arcadia, own_run):
 def test_a_bad_value_for_bench_is_refused(arcadia):
     assert_one_line(arcadia("bench", "nosuchgame"), "nosuchgame")
     assert_one_line(arcadia("bench", "pong", "--recipe", "nosuch"), "nosuch", *RECIPES)
-    assert_one_line(arcadia("bench", "pong", "--seconds", "0"), "seconds must be > 0", "got 0")
+    for seconds in ("0", "nan", "inf"):
+        assert_one_line(arcadia("bench", "pong", "--seconds", seconds), "seconds must be from 1 to 86,400", seconds)
     assert_one_line(arcadia("bench", "pong", "--num-envs", "0"), "num_envs must be >= 1", "got 0")
+    assert_one_line(arcadia("bench", "pong", "--num-envs", "4", "100000"), "num_envs", "100000")
 
 
 def test_bench_takes_the_options_of_training_and_checks_them(arcadia):
     assert_one_line(arcadia("bench", "pong", "--torso", "mlp", "--core-size", "0"), "core_size must be >= 1", "got 0")
     assert_one_line(arcadia("bench", "pong", "--num-workers", "1", "0", "--torso", "nature"), "num_workers", "got 0")
+    for option, value in (("--total-minutes", "1"), ("--stop-score", "5"), ("--run-dir", "x"), ("--runtime", "serial")):
+        assert_one_line(arcadia("bench", "pong", option, value), f"leave {option}", "out")
     ended = arcadia("bench", "pong", "--nosuch", "3")
     assert ended.code == 2
     assert "--nosuch" in ended.err
     assert "arcadia bench" in ended.err
+
+
+def test_bench_says_why_training_failed(arcadia):
+    assert_one_line(arcadia("bench", "CartPole-v1", "--torso", "nature", "--seconds", 1), "torso nature needs pixels")
 
 
 @pytest.mark.slow
@@ -298,18 +306,13 @@ def test_bench_says_how_fast_training_is_and_where_its_time_and_memory_go(arcadi
             statistics.median([row["train_steps_per_s"] / row["env_only_steps_per_s"] for row in result["rounds"]])
         )
         assert result["time"].keys() == {"env", "acting", "learning", "optimizer", "waiting"}
-        assert sum(result["time"].values()) == pytest.approx(1, abs=0.1), "medians of each"
+        assert sum(result["time"].values()) == pytest.approx(1)
         assert result["time"]["learning"] > result["time"]["env"], "64 passes of a wide network"
         assert 200 < result["memory_mib"] < 3000
         assert 0.5 < result["first_update_s"] < 30
     assert results[0]["staleness"] == 0, "nobody else updates"
     assert results[1]["staleness"] > 0.3
-    ended = arcadia("bench", "CartPole-v1", *options, "--seconds", 15)
-    assert ended.code == 0, ended
-    heading, columns, *rows = ended.out.splitlines()
-    assert "network mlp" in heading
-    assert len(rows) == 2
-    assert all(len(row) == len(columns) for row in rows)
+    assert results[1]["memory_mib"] > results[0]["memory_mib"]
 
 
 def test_an_unknown_command_is_refused_and_none_shows_the_usage(arcadia):

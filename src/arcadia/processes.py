@@ -16,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -27,8 +26,8 @@ import torch.multiprocessing
 from torch import Tensor
 
 from arcadia.errors import DivergedError, GpuMemoryError, UserError, summary_of
+from arcadia.stop_signals import stop_signals_blocked
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
 START_SECONDS = 300.0  # allowed to a child for its imports and environments, before its first sign of life
 MAX_WAITING = 100  # messages; then the pipes fill and the children wait
@@ -106,16 +105,10 @@ class Child:
 
     def start(self) -> None:
         """Start the process."""
-        # Signals reach the whole group of a terminal or of `timeout`, and are the parent's to decide: a child inherits
-        # the blocked mask and so is deaf to them from its first moment. The parent gets them when it unblocks.
-        resource_tracker.ensure_running()  # starting it unblocks them
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
+        with stop_signals_blocked():
             self._process.start()
             self._sender.close()  # so that the pipe ends when the child does
             self._reader.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _read(self) -> None:
         try:

@@ -17,7 +17,7 @@ commands:
   play RUN       watch a trained agent: a video or a window
   report RUN...  write a page with curves, scores and videos of one or more runs
   recipes        list the named settings; `arcadia recipes NAME` shows one
-  bench ENV      measure training speed against the emulator's own
+  bench ENV      measure training speed against the environments' own
 
 `arcadia COMMAND --help` lists every option with its default and unit.
 """

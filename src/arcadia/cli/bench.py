@@ -17,7 +17,8 @@ class BenchArguments:
     num_envs: tuple[int, ...] = ()
     """Environments per process; of several numbers each is measured. Default: the recipe's."""
     seconds: float = 30.0
-    """Seconds of env-only play and of training, each, measured in turns; of each number of workers and envs."""
+    """Seconds of env-only play and of training, each, measured in turns; of each number of workers and envs. Training
+    is measured for some ten seconds a round at least."""
     json: Switch = False
     """Print the result as JSON, a line for each number of workers and envs."""
 
@@ -45,24 +46,27 @@ def bench(arguments: list[str]) -> int:
     if given.json:
         for result in results:
             print(json.dumps(result))
-    elif len(results) == 1:
+    else:
+        print_results(results)
+    return 0
+
+
+def print_results(results: list[dict[str, Any]]) -> None:
+    """Print one result in lines, or several as a table."""
+    if len(results) == 1:
         _print_one(results[0])
     else:
         _print_table(results)
-    return 0
 
 
 def _heading(result: dict[str, Any]) -> str:
     network = result["torso"] if result["core"] == "none" else f"{result['torso']} + {result['core']}"
-    return (
-        f"{result['env']}, recipe {result['recipe']}, network {network}, {result['dtype']}, "
-        f"evaluator {result['evaluator']}"
-    )
+    return f"{result['env']}, recipe {result['recipe']}, network {network}, evaluator {result['evaluator']}"
 
 
 def _print_one(result: dict[str, Any]) -> None:
     print(
-        f"{_heading(result)}, {result['num_workers']} workers x {result['num_envs']} envs\n"
+        f"{_heading(result)}, {result['num_workers']} workers x {result['num_envs']} envs, {result['dtype']}\n"
         f"env only      {result['env_only_steps_per_s']:,.0f} env_steps/s\n"
         f"training      {result['train_steps_per_s']:,.0f} env_steps/s "
         f"({result['train_frames_per_s']:,.0f} frames/s)\n"
@@ -75,16 +79,26 @@ def _print_one(result: dict[str, Any]) -> None:
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:
-    print(_heading(results[0]))
-    parts = " ".join(f"{name:>9}" for name in results[0]["time"])
-    print(
-        f"{'workers':>7} {'envs':>5} {'env only/s':>11} {'training/s':>11} {'ratio':>6} {parts} {'staleness':>9} "
-        f"{'first update':>12} {'memory':>9}"
-    )
-    for result in results:
-        shares = " ".join(f"{share:>9.1%}" for share in result["time"].values())
-        print(
-            f"{result['num_workers']:>7} {result['num_envs']:>5} {result['env_only_steps_per_s']:>11,.0f} "
-            f"{result['train_steps_per_s']:>11,.0f} {result['ratio']:>6.1%} {shares} {result['staleness']:>9.2f} "
-            f"{result['first_update_s']:>10.1f} s {result['memory_mib']:>5,.0f} MiB"
-        )
+    print(f"{_heading(results[0])}; env only and training in env_steps/s, memory in MiB")
+    parts = list(results[0]["time"])
+    columns = ["workers", "envs", "dtype", "env only", "training", "frames/s", "ratio", *parts, "staleness"]
+    rows = [[*columns, "first update", "memory"]]
+    rows += [
+        [
+            str(result["num_workers"]),
+            str(result["num_envs"]),
+            result["dtype"],
+            f"{result['env_only_steps_per_s']:,.0f}",
+            f"{result['train_steps_per_s']:,.0f}",
+            f"{result['train_frames_per_s']:,.0f}",
+            f"{result['ratio']:.1%}",
+            *(f"{result['time'][part]:.1%}" for part in parts),
+            f"{result['staleness']:.2f}",
+            f"{result['first_update_s']:.1f} s",
+            f"{result['memory_mib']:,.0f}",
+        ]
+        for result in results
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
