@@ -7,7 +7,9 @@ the ROM files of ale-py >= 0.12 copied into the folder ale_py/roms of its own al
 """
 
 import contextlib
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from arcadia.speed import Training
 ROUNDS = 5
 SECONDS = 20
 SF_WARM_UP_LINES = 2  # that say "Fps is", one every five seconds, from the first decision on
+SF_START_SECONDS = 35
 SF_FRAMESKIP = 4  # it counts frames
 
 
@@ -48,13 +51,18 @@ def sample_factory(python: str) -> float:
         "num_epochs": 1,
         "async_rl": True,
         "device": "cpu",
-        "train_for_seconds": SECONDS + 15,
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
         command = [python, "-m", "sf_examples.atari.train_atari", f"--train_dir={folder}", "--experiment=bench"]
         command += [f"--{name}={value}" for name, value in options.items()]
-        ended = subprocess.run(command, check=True, capture_output=True, text=True)
-    speeds = [float(speed) for speed in re.findall(r"Fps is \(10 sec: ([\d.]+)", ended.stdout + ended.stderr)]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            process.wait(SF_START_SECONDS + SECONDS)
+        except subprocess.TimeoutExpired:  # as it should: train_for_seconds does not end it dependably
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        speeds = [float(speed) for speed in re.findall(r"Fps is \(10 sec: ([\d.]+)", output.read())]
     return statistics.median([speed for speed in speeds if speed > 0][SF_WARM_UP_LINES:]) / SF_FRAMESKIP
 
 
