@@ -32,7 +32,8 @@ def all_stand_still(processes):
 
 
 @needs_proc
-def test_training_stands_still_between_its_rounds_and_ends_with_them(tmp_path):
+def test_training_stands_still_between_its_rounds_and_ends_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("arcadia.speed.WARM_UP_SECONDS", 1.0)
     options = ("CartPole-v1", "--num-minibatches", "1", "--num-epochs", "1", "--eval-episodes", "0")
     training = Training(options, 2, 4, tmp_path / "run")
     with training:

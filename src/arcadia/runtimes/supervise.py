@@ -75,7 +75,7 @@ class Supervisor:
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         self._has_graph = resumed is not None
         self._started = self._last_display = time.monotonic()
-        self._next_metrics = self._started  # the first update has a row at once
+        self._next_metrics = self._started + METRICS_SECONDS  # a first update that comes later has a row at once
         self._next_checkpoint = self._started + min(FIRST_CHECKPOINT_SECONDS, config.runtime.checkpoint_seconds)
         self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
         self._score_history: list[float] = []
@@ -160,12 +160,13 @@ class Supervisor:
         if now - self._last_display >= DISPLAY_SECONDS:
             self._last_display = now
             self._show()
-        if now >= self._next_metrics and self._write_metrics():
+        reason = self._stop_reason()
+        if reason is None and now >= self._next_metrics and self._write_metrics():  # the last row is finish()'s
             self._next_metrics = now + METRICS_SECONDS
         if now >= self._next_checkpoint:
             self._try_to_save("no checkpoint was written ({}): training goes on")
             self._next_checkpoint = time.monotonic() + self._config.runtime.checkpoint_seconds
-        return self._stop_reason()
+        return reason
 
     def _try_to_save(self, complaint: str) -> bool:
         try:
