@@ -248,9 +248,6 @@ class Supervisor:
         figures = self._figures.flush()
         if not figures:
             return False
-        if self._latest_figures and not self._has_graph:  # not at the start, for it takes a second
-            self._has_graph = True
-            self._metrics.write_graph(self._model)
         self._latest_figures = figures
         mean = self._figures.mean_return
         if mean is not None:
@@ -264,6 +261,9 @@ class Supervisor:
                 **figures,
             }
         )
+        if not self._has_graph:  # after the first update, for it takes a second
+            self._has_graph = True
+            self._metrics.write_graph(self._model)
         return True
 
     def _row(self, kind: str) -> dict[str, Any]:
