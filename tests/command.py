@@ -1,5 +1,6 @@
 """`arcadia` as a process of its own, with all its descendants."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from arcadia.checkpoint import newest_checkpoint
@@ -45,15 +47,8 @@ class Cli:
         return sorted(found)
 
     def workers(self) -> list[int]:
-        """Return the process ids of spawned children, oldest first."""
-        found = []
-        for pid in self.family():
-            try:
-                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-            except OSError:
-                continue
-        return found
+        """Return the process ids of the children that train or evaluate, oldest first."""
+        return sorted(child.pid for child in forked_children(self.process.pid))
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -78,6 +73,24 @@ class Cli:
         while (left_files := shared_memory() - self.shared_memory) and time.monotonic() < deadline:
             time.sleep(0.5)  # another test, which runs beside this one, may have some for a while
         assert not left_files, "files in /dev/shm"
+
+
+def fork_server(pid: int) -> psutil.Process | None:
+    """Return the fork server of a process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "forkserver" in " ".join(child.cmdline()):
+                    return child
+    return None
+
+
+def forked_children(pid: int) -> list[psutil.Process]:
+    """Return the children of the fork server of a process."""
+    server = fork_server(pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [] if server is None else server.children()
+    return []
 
 
 def shared_memory() -> set[str]:

@@ -15,7 +15,7 @@ MAX_LINES = 320
 LAYERS = (
     ("arcadia",),
     ("distributions", "errors", "stop_signals", "threads"),
-    ("devices",),
+    ("devices", "fork_server"),
     ("types", "stopwatch", "processes"),
     ("config", "files"),
     ("validation",),
@@ -29,7 +29,7 @@ LAYERS = (
     ("evaluation", "video"),
     ("films",),
     ("runtimes", "report", "speed"),
-    ("bench", "api"),
+    ("bench", "api", "preload"),
     ("cli",),
     ("__main__",),
 )
@@ -123,6 +123,7 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
 
 def test_processes_are_started_in_one_module_and_where_speed_is_measured() -> None:
     assert _importers("multiprocessing", "torch.multiprocessing") == {
+        "arcadia.fork_server",
         "arcadia.processes",
         "arcadia.stop_signals",
         "arcadia.speed",

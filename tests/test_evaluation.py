@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from command import needs_proc
+from command import forked_children, needs_proc
 from toy_envs import (
     TOY,
     Choice,
@@ -441,10 +440,6 @@ def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
     assert all((a.value == b.value).all() for a, b in zip(first.decisions, second.decisions, strict=True))
 
 
-def child_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-
-
 @pytest.mark.parametrize(
     ("event", "kind", "message"),
     [
@@ -459,7 +454,7 @@ def test_every_process_ends_where_one_fails(pong, event, kind, message):
     """The games of the other process never end."""
     with pytest.raises(kind, match=message):
         evaluate_run(pong, episodes=5, make_env=MakeEndlessPong(event))
-    assert not child_processes()
+    assert not forked_children(os.getpid())
 
 
 def test_processes_that_cannot_import_the_environments_are_not_started(pong):
@@ -481,7 +476,7 @@ def test_every_process_ends_where_the_user_interrupts(pong, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(pong, episodes=5, on_progress=interrupt, make_env=MakeEndlessPong(leave_a_mark, False))
     assert time.monotonic() - interrupted < STOP_SECONDS, "nobody had to be killed"
-    assert not child_processes()
+    assert not forked_children(os.getpid())
 
 
 @needs_proc

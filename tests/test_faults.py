@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Cli, needs_proc
+from command import Cli, fork_server, needs_proc
 
 from arcadia.checkpoint import load_checkpoint, newest_checkpoint
 from arcadia.files import LineWriter
@@ -103,6 +103,34 @@ def test_a_stopped_worker_is_named_and_replaced_in_time(start, tmp_path):
     assert_counted_exactly(run)
     assert [row["process"] for row in restarts(run)] == ["worker-1"]
     assert re.search("worker-1 showed no sign of life for 3 s and was killed; started again", cli.stdout.read_text())
+
+
+def test_the_fork_server_is_replaced_with_all_that_it_started(start, tmp_path):
+    run = tmp_path / "run"
+    cli = train(start, run, "Endless-v0", "--eval-episodes", 0)
+    cli.wait_until(lambda: len(cli.workers()) == 2, "second worker")
+    time.sleep(1)  # both play
+    victims = cli.workers()
+    server = fork_server(cli.process.pid)
+    assert server is not None
+    server.kill()
+    cli.wait_until(lambda: len(restarts(run)) == 2 and len(cli.workers()) == 2, "restarts")
+    assert not set(victims) & set(cli.workers())
+    before = env_steps(run)
+    cli.wait_until(lambda: env_steps(run) > before, "learning")
+    stop(cli)
+    assert_counted_exactly(run)
+
+
+def test_processes_that_are_stopped_end_with_the_run(start, tmp_path):
+    cli = train(start, tmp_path / "run")
+    server = fork_server(cli.process.pid)
+    assert server is not None
+    for pid in (server.pid, *cli.workers()):
+        os.kill(pid, signal.SIGSTOP)
+    cli.process.kill()
+    cli.end()
+    cli.assert_nothing_is_left()
 
 
 @pytest.mark.slow

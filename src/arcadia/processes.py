@@ -6,7 +6,6 @@ message holds up nobody either.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import queue
@@ -25,14 +24,14 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from arcadia.errors import DivergedError, GpuMemoryError, UserError, summary_of
+from arcadia import fork_server
+from arcadia.errors import DivergedError, GpuMemoryError, ProcessError, UserError, summary_of
 from arcadia.stop_signals import stop_signals_blocked
 
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
 START_SECONDS = 300.0  # allowed to a child for its imports and environments, before its first sign of life
 MAX_WAITING = 100  # messages; then the pipes fill and the children wait
 MAX_TRACEBACK = 10_000  # characters
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 AWAKE_SECONDS = 1.0  # a longer pause between two looks is this process's own, asleep or stopped
 
 
@@ -96,7 +95,7 @@ class Child:
         self._silent_seconds = 0.0
         self._failure: Failure | None = None
         self._is_hung = False
-        context = torch.multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context("forkserver")
         self._receiver, self._sender = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
             target=_main, args=(job, self._sender, stop, heartbeat, arguments), name=name, daemon=True
@@ -104,11 +103,19 @@ class Child:
         self._reader = threading.Thread(target=self._read, daemon=True)
 
     def start(self) -> None:
-        """Start the process."""
-        with stop_signals_blocked():
-            self._process.start()
-            self._sender.close()  # so that the pipe ends when the child does
-            self._reader.start()
+        """Start the process.
+
+        Raises:
+            ProcessError: the system has no room for it.
+        """
+        try:
+            fork_server.start()
+            with stop_signals_blocked():
+                self._process.start()
+                self._sender.close()  # so that the pipe ends when the child does
+                self._reader.start()
+        except (EOFError, OSError) as error:
+            raise ProcessError(f"{self.name} could not be started, is memory short? {summary_of(error)}") from None
 
     def _read(self) -> None:
         try:
@@ -276,8 +283,7 @@ def _main(
     job: Callable[..., None], connection: Connection, stop: Tensor, heartbeat: Tensor, arguments: tuple[object, ...]
 ) -> None:
     """Main function of every child: threads, errors, the parent's end."""
-    with contextlib.suppress(AttributeError, OSError):  # Linux ends with the parent even a child that is stopped
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    fork_server.end_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     os.set_inheritable(connection.fileno(), False)

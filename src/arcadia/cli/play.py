@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, parse
 from arcadia.errors import UserError
 
@@ -46,9 +47,10 @@ def evaluate(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
+    _check_run(given.run)
+    fork_server.start()  # before the import below, for they take equally long
     from arcadia.evaluation import evaluate_run, save_evaluation
 
-    _check_run(given.run)
     if given.videos:
         _check_video(given.run, None)
     with _bar("playing", given.episodes) as show:

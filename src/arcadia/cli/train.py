@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, env_first, parse, value_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 
 def train(arguments: list[str]) -> int:
+    if value_of("--runtime", arguments) != "serial":
+        fork_server.start()  # before the imports below, for its own take equally long
     config = parse_config(arguments, prog="arcadia train")
     from arcadia.runtimes import train
 
@@ -66,6 +69,7 @@ def resume(arguments: list[str]) -> int:
         description="Continue a run from its newest checkpoint. Options replace the run's settings.",
         args=arguments,
     )
+    fork_server.start()  # as above
     from arcadia.runtimes import resume
 
     options = {key: value for key, value in vars(given).items() if key != "run"}

@@ -200,13 +200,8 @@ def _native(
     name: AtariName, config: EnvConfig, num_envs: int, num_threads: int, is_rgb: bool
 ) -> tuple[gymnasium.vector.VectorEnv[Any, Any, Any], list[str]]:
     """Return B games stepped in C++ threads, and the names of their actions."""
-    emulator = ALEInterface()
-    path = roms.get_rom_path(name.game)
-    assert path is not None
     assert isinstance(name.frame_skip, int)
-    emulator.loadROM(path)
-    height, width = emulator.getScreenDims() if is_rgb else config.frame_size
-    actions = [action.name for action in emulator.getMinimalActionSet()]
+    height, width = _screen_size(name.game) if is_rgb else config.frame_size
     env = AtariVectorEnv(
         name.game,
         num_envs=num_envs,
@@ -223,7 +218,17 @@ def _native(
         reward_clipping=False,
         episodic_life=False,  # it would reset the whole game on a lost life
     )
-    return env, actions
+    return env, [action.name for action in env.ale.get_action_set()]
+
+
+def _screen_size(game: str) -> tuple[int, int]:
+    """Return height and width of a game's picture."""
+    emulator = ALEInterface()
+    path = roms.get_rom_path(game)
+    assert path is not None
+    emulator.loadROM(path)
+    height, width = emulator.getScreenDims()
+    return height, width
 
 
 def _scalar(

@@ -1,4 +1,4 @@
-"""Workers in spawned processes that update the shared parameters without a lock, and an evaluator beside them."""
+"""Workers in processes that update the shared parameters without a lock, and an evaluator beside them."""
 
 import math
 import os
@@ -24,9 +24,6 @@ from arcadia.worker import Worker
 REPORT_SECONDS = 0.2  # a worker's updates are sent in batches
 POLL_SECONDS = 0.25
 EVALUATOR_NICENESS = 10
-# glibc hands large buffers back to the system after every use and faults their pages in again at the next; keeping
-# them makes the gradient a quarter cheaper. Other allocators ignore these.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 FRUITLESS_STARTS = 3  # of one process in a row that failed by itself within FRUITFUL_STEPS: its failure is no accident
 FRUITFUL_STEPS = 100
@@ -50,8 +47,6 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
     Raises:
         ProcessError: a child failed and another start would not help, or has been started again too often.
     """
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
     num_workers, runtime = len(state.counters), config.runtime
     names = [f"worker-{worker}" for worker in range(num_workers)]
     if runtime.eval_episodes:
