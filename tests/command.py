@@ -48,7 +48,10 @@ class Cli:
 
     def workers(self) -> list[int]:
         """Return the process ids of the children that train or evaluate, oldest first."""
-        return sorted(child.pid for child in forked_children(self.process.pid))
+        server = fork_server(self.process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [] if server is None else sorted(child.pid for child in server.children())
+        return []
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -83,14 +86,6 @@ def fork_server(pid: int) -> psutil.Process | None:
                 if "forkserver" in " ".join(child.cmdline()):
                     return child
     return None
-
-
-def forked_children(pid: int) -> list[psutil.Process]:
-    """Return the children of the fork server of a process."""
-    server = fork_server(pid)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [] if server is None else server.children()
-    return []
 
 
 def shared_memory() -> set[str]:

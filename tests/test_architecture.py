@@ -16,7 +16,8 @@ LAYERS = (
     ("arcadia",),
     ("distributions", "errors", "stop_signals", "threads"),
     ("devices", "fork_server"),
-    ("types", "stopwatch", "processes"),
+    ("types", "stopwatch", "child"),
+    ("processes",),
     ("config", "files"),
     ("validation",),
     ("envs",),
@@ -123,6 +124,7 @@ def test_only_the_cluster_runtime_imports_ray() -> None:
 
 def test_processes_are_started_in_one_module_and_where_speed_is_measured() -> None:
     assert _importers("multiprocessing", "torch.multiprocessing") == {
+        "arcadia.child",
         "arcadia.fork_server",
         "arcadia.processes",
         "arcadia.stop_signals",
@@ -131,7 +133,7 @@ def test_processes_are_started_in_one_module_and_where_speed_is_measured() -> No
 
 
 def test_threads_only_read_from_processes() -> None:
-    assert _importers("threading", "concurrent") == {"arcadia.processes", "arcadia.cli"}, "the latter for their errors"
+    assert _importers("threading", "concurrent") == {"arcadia.child", "arcadia.cli"}, "the latter for their errors"
 
 
 def test_nothing_pickles() -> None:

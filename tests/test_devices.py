@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arcadia.child import _failure
 from arcadia.config import LossConfig, ModelConfig
 from arcadia.devices import CPU, check_gpus, choose_device, translate_gpu_memory_errors
 from arcadia.envs import EnvSpec
@@ -15,7 +16,6 @@ from arcadia.errors import GpuMemoryError, UserError
 from arcadia.loss import Targets, actor_critic_loss
 from arcadia.models import ActorCritic
 from arcadia.models.normalize import ObservationNormalizer
-from arcadia.processes import _failure
 from arcadia.types import Rollout
 
 # Tensors without data, on a device of their own that does not mix with the CPU: they stand for a GPU's.

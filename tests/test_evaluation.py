@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import forked_children, needs_proc
+from command import fork_server, needs_proc
 from toy_envs import (
     TOY,
     Choice,
@@ -33,6 +33,7 @@ from toy_envs import (
 )
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint
+from arcadia.child import STOP_SECONDS
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, make_camera, make_vector_env, spec_of
 from arcadia.errors import ProcessError, UserError
@@ -41,7 +42,6 @@ from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
-from arcadia.processes import STOP_SECONDS
 from arcadia.runtimes import train
 from arcadia.types import Episode
 from arcadia.video import replay
@@ -454,7 +454,9 @@ def test_every_process_ends_where_one_fails(pong, event, kind, message):
     """The games of the other process never end."""
     with pytest.raises(kind, match=message):
         evaluate_run(pong, episodes=5, make_env=MakeEndlessPong(event))
-    assert not forked_children(os.getpid())
+    server = fork_server(os.getpid())
+    assert server is not None
+    assert not server.children()
 
 
 def test_processes_that_cannot_import_the_environments_are_not_started(pong):
@@ -476,7 +478,9 @@ def test_every_process_ends_where_the_user_interrupts(pong, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(pong, episodes=5, on_progress=interrupt, make_env=MakeEndlessPong(leave_a_mark, False))
     assert time.monotonic() - interrupted < STOP_SECONDS, "nobody had to be killed"
-    assert not forked_children(os.getpid())
+    server = fork_server(os.getpid())
+    assert server is not None
+    assert not server.children()
 
 
 @needs_proc

@@ -1,4 +1,4 @@
-"""Small environments with known solutions, factories that spawned workers import by name, and tiny configurations."""
+"""Small environments with known solutions, factories that workers import by name, and tiny configurations."""
 
 import dataclasses
 import os

@@ -37,7 +37,7 @@ def train(
 ) -> TrainResult:
     """Train a new agent, as `arcadia train` does; the result names the run directory.
 
-    Workers are spawned: a script calls this under `if __name__ == "__main__":`.
+    Workers import the script that calls this: it does so under `if __name__ == "__main__":`.
 
     Args:
         env: id of the environment, or any name where `make_env` is given.
@@ -126,7 +126,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play whole games with a run's newest or best parameters; return mean, interval, scores and so on.
 
-    Atari games are spread over spawned processes: a script calls this under `if __name__ == "__main__":`.
+    Atari games are spread over processes, which import the script that calls this: it does so under
+    `if __name__ == "__main__":`.
 
     Args:
         env: another id of the run's game, for its protocol, such as sticky actions.

@@ -1,7 +1,7 @@
 """The process that child processes are forked from, which has imported what they need and does nothing else.
 
-A child of its own kind would import PyTorch for seconds, on processors that others need. Nothing but imports happens in
-the server, so that no thread or GPU context is lost in a fork.
+A child of its own kind would import PyTorch for seconds, on processors that others need. Nothing is computed in the
+server, so that no thread or GPU context is lost in a fork.
 """
 
 import contextlib
@@ -9,10 +9,13 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
+from collections.abc import Mapping
 from multiprocessing import forkserver
 
-from arcadia.stop_signals import stop_signals_blocked
+from arcadia.stop_signals import STOP_SIGNALS, stop_signals_blocked
 
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # system libraries elsewhere may not survive a fork
 # glibc hands large buffers back to the system after every use and faults their pages in again at the next; keeping
 # them makes the gradient a quarter cheaper. Other allocators ignore these. Read as a program starts.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
@@ -20,15 +23,24 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def start() -> None:
-    """Start the server, unless it runs already, and return at once: it imports while this process does.
-
-    Its children are deaf to Ctrl-C and SIGTERM from their first moment, and end when it does.
-    """
+    """Start the server, unless it runs already, and return at once: it imports while this process does."""
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
-    multiprocessing.set_forkserver_preload(["arcadia.preload"])
-    with stop_signals_blocked():
-        forkserver.ensure_running()
+    if METHOD == "forkserver":
+        multiprocessing.set_forkserver_preload(["arcadia.preload"])
+        with stop_signals_blocked():
+            forkserver.ensure_running()
+
+
+def become_child(environment: Mapping[str, str]) -> None:
+    """Make a forked process its parent's own: with its environment variables, and ending with it.
+
+    It is deaf to Ctrl-C and SIGTERM, as it was from its first moment if this module has started the server.
+    """
+    end_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def end_with_parent() -> None:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arcadia.child import Context, Death
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, spec_of
 from arcadia.errors import DivergedError, ProcessError, UserError, summary_of
 from arcadia.parameters import Snapshot, share
 from arcadia.player import Player, Recording
-from arcadia.processes import Children, Context, Death, check_importable
+from arcadia.processes import Children, check_importable
 from arcadia.threads import one_torch_thread
 from arcadia.types import Episode
 
@@ -115,8 +116,7 @@ def _play_in_processes(
     check_importable(make_env=make_env)
     stop, heartbeats = share(torch.zeros(1, dtype=torch.bool)), share(torch.zeros(len(parts), dtype=torch.int64))
     children = Children(stop, heartbeats, HEARTBEAT_SECONDS, is_over=lambda: False)
-    # What a process is started with goes through a pipe that nobody reads until it has imported everything, and that a
-    # snapshot would fill.
+    # What a process is started with goes through a pipe that a snapshot would fill.
     shared = share(torch.from_numpy(snapshot.parameters).clone()), share(torch.from_numpy(snapshot.statistics).clone())
     finished, games = [0] * len(parts), [Games((), [])] * len(parts)
     playing = {f"player-{part.stream}": part for part in parts}

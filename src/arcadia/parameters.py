@@ -20,7 +20,7 @@ ENV_STEPS, FRAMES, UPDATES, EPISODES = range(4)  # columns of SharedState.counte
 
 @dataclass(frozen=True, slots=True)
 class SharedState:
-    """Plain tensors in shared memory; passing it to a spawned process shares them."""
+    """Plain tensors in shared memory; passing it to a child process shares them."""
 
     parameters: Tensor  # [P] float32
     optimizer_state: dict[str, Tensor]  # name -> [C, P] or [C] float32; C = 1, or W for private statistics

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def train(arguments: list[str]) -> int:
-    if value_of("--runtime", arguments) != "serial":
+    if value_of("--runtime", arguments) != "serial" and not {"-h", "--help"} & set(arguments):
         fork_server.start()  # before the imports below, for its own take equally long
     config = parse_config(arguments, prog="arcadia train")
     from arcadia.runtimes import train
@@ -69,7 +69,6 @@ def resume(arguments: list[str]) -> int:
         description="Continue a run from its newest checkpoint. Options replace the run's settings.",
         args=arguments,
     )
-    fork_server.start()  # as above
     from arcadia.runtimes import resume
 
     options = {key: value for key, value in vars(given).items() if key != "run"}

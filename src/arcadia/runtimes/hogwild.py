@@ -7,6 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import Any, cast
 
+from arcadia.child import AWAKE_SECONDS, Context, Death
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, VectorEnv
 from arcadia.errors import ProcessError
@@ -15,7 +16,7 @@ from arcadia.films import Film, PeriodicFilms
 from arcadia.models import FlatParameters
 from arcadia.parameters import UPDATES, SharedMemoryStore, SharedState, take_snapshot
 from arcadia.player import Evaluation
-from arcadia.processes import AWAKE_SECONDS, Children, Context, Death
+from arcadia.processes import Children
 from arcadia.runtimes.ending import StopReason, limit_reached
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.types import Actions, Observations, Timestep, UpdateReport

@@ -36,7 +36,7 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
 
     Args:
         config: settings; those left to the machine (workers, dtype, run directory) are filled in.
-        make_env: builds environments; importable by name, because workers are spawned.
+        make_env: builds environments; importable by name, as workers do.
 
     Raises:
         UserError: a setting is unusable, or the run directory is.

@@ -16,6 +16,7 @@ from arcadia.checkpoint import (
     save_periodic,
     take_checkpoint,
 )
+from arcadia.child import Death
 from arcadia.config import TrainConfig
 from arcadia.errors import UserError
 from arcadia.evaluation import summarize
@@ -24,7 +25,6 @@ from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_fin
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
 from arcadia.player import Evaluation
-from arcadia.processes import Death
 from arcadia.runtimes.ending import StopReason, TrainResult, limit_reached
 from arcadia.runtimes.signals import StopSignals
 from arcadia.terminal import Display, Progress, duration
