@@ -123,7 +123,9 @@ def test_the_fork_server_is_replaced_with_all_that_it_started(start, tmp_path):
 
 
 def test_processes_that_are_stopped_end_with_the_run(start, tmp_path):
-    cli = train(start, tmp_path / "run")
+    cli = train(start, tmp_path / "run", "Endless-v0", "--eval-episodes", 0)
+    cli.wait_until(lambda: len(cli.workers()) == 2, "second worker")
+    time.sleep(1)  # both play
     server = fork_server(cli.process.pid)
     assert server is not None
     for pid in (server.pid, *cli.workers()):
