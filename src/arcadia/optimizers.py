@@ -1,34 +1,13 @@
-"""Optimizers over one flat vector, with state that processes can share."""
+"""Optimizers over one flat vector, with state that processes can share.
 
-from typing import Any
+Functions, not torch.optim's classes: those import the compiler of PyTorch as they are built, seconds for each worker.
+"""
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from arcadia.config import OptimizerConfig
-
-
-class PaperRMSProp(torch.optim.Optimizer):
-    """RMSProp of the A3C paper (Mnih et al. 2016, arXiv:1602.01783, eq. S2 and S3): no momentum.
-
-    g <- alpha * g + (1 - alpha) * grad^2;  theta <- theta - lr * grad / sqrt(g + epsilon)
-
-    torch.optim.RMSprop adds epsilon outside the root; with the paper's large epsilon that is another algorithm.
-    """
-
-    def __init__(self, parameters: list[Tensor], lr: float, alpha: float, epsilon: float) -> None:
-        super().__init__(parameters, {"lr": lr, "alpha": alpha, "epsilon": epsilon})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Apply one step to every parameter."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                square_avg = self.state[parameter]["square_avg"]
-                gradient = parameter.grad
-                square_avg.mul_(group["alpha"]).addcmul_(gradient, gradient, value=1 - group["alpha"])
-                root = (square_avg + group["epsilon"]).sqrt_()
-                parameter.addcdiv_(gradient, root, value=-group["lr"])
 
 
 def init_optimizer_state(config: OptimizerConfig, size: int, num_copies: int) -> dict[str, Tensor]:
@@ -47,24 +26,47 @@ def init_optimizer_state(config: OptimizerConfig, size: int, num_copies: int) ->
     return state | {"step": torch.zeros(num_copies)}
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Tensor, state: dict[str, Tensor]) -> torch.optim.Optimizer:
-    """Build an optimizer that steps `parameters` [P] in place, on statistics that exist already.
+@torch.no_grad()
+def apply_gradient(
+    parameters: Tensor, gradient: Tensor, state: dict[str, Tensor], config: OptimizerConfig, lr: float
+) -> None:
+    """Step `parameters` in place.
 
     Args:
-        parameters: [P] float32, usually in shared memory.
-        state: name -> tensor, views of shared memory ([P], and [] for the step count).
+        parameters, gradient: [P] float32, the former usually in shared memory.
+        state: name -> tensor, as `init_optimizer_state` names them: [P], and [] for the step count. It changes too.
     """
-    optimizer: torch.optim.Optimizer
     if config.optimizer == "rmsprop":
-        optimizer = PaperRMSProp([parameters], config.lr, config.alpha, config.epsilon)
-    else:
-        optimizer = torch.optim.Adam(
-            [parameters],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            amsgrad=config.optimizer == "amsgrad",
-            fused=True,  # one pass over memory; steps in place
-        )
-    optimizer.state[parameters] = dict(state)
-    return optimizer
+        _paper_rmsprop(parameters, gradient, state["square_avg"], lr, config.alpha, config.epsilon)
+        return
+    largest = [state["max_exp_avg_sq"]] if config.optimizer == "amsgrad" else []
+    adam(
+        [parameters],
+        [gradient],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        largest,
+        [state["step"]],
+        fused=True,  # one pass over memory
+        amsgrad=bool(largest),
+        beta1=config.beta1,
+        beta2=config.beta2,
+        lr=lr,
+        weight_decay=0.0,
+        eps=config.epsilon,
+        maximize=False,
+    )
+
+
+def _paper_rmsprop(
+    parameters: Tensor, gradient: Tensor, square_avg: Tensor, lr: float, alpha: float, epsilon: float
+) -> None:
+    """RMSProp of the A3C paper (Mnih et al. 2016, arXiv:1602.01783, eq. S2 and S3): no momentum.
+
+    g <- alpha * g + (1 - alpha) * grad^2;  theta <- theta - lr * grad / sqrt(g + epsilon)
+
+    torch.optim.RMSprop adds epsilon outside the root; with the paper's large epsilon that is another algorithm.
+    """
+    square_avg.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
+    root = (square_avg + epsilon).sqrt_()
+    parameters.addcdiv_(gradient, root, value=-lr)

@@ -11,7 +11,7 @@ from torch import Tensor
 from arcadia.config import OptimizerConfig, Schedule
 from arcadia.errors import UserError
 from arcadia.models import ActorCritic, FlatParameters
-from arcadia.optimizers import build_optimizer, init_optimizer_state
+from arcadia.optimizers import apply_gradient, init_optimizer_state
 from arcadia.schedules import scheduled
 from arcadia.types import StatisticsUpdate
 
@@ -136,8 +136,7 @@ class SharedMemoryStore:
         self._worker = worker
         self._parameters = state.parameters.detach()
         copy = 0 if config.shared_statistics else worker
-        views = {name: tensor[copy] for name, tensor in state.optimizer_state.items()}
-        self._optimizer = build_optimizer(config, self._parameters, views)
+        self._optimizer_state = {name: tensor[copy] for name, tensor in state.optimizer_state.items()}
 
     def pull(self, parameters: FlatParameters) -> int:
         version = self._state.counter(UPDATES)
@@ -150,9 +149,8 @@ class SharedMemoryStore:
     def push(self, gradient: Tensor, rollout: Counts = NOTHING) -> int:
         version = self._state.counter(UPDATES)
         config = self._config
-        self._optimizer.param_groups[0]["lr"] = self.scheduled(config.lr, config.schedule)
-        self._parameters.grad = gradient
-        self._optimizer.step()
+        lr = self.scheduled(config.lr, config.schedule)
+        apply_gradient(self._parameters, gradient, self._optimizer_state, config, lr)
         # One addition: a worker may be killed at any moment, and its counters must agree with each other.
         env_steps, frames, episodes = rollout
         self._state.counters[self._worker] += torch.tensor([env_steps, frames, 1, episodes])

@@ -9,8 +9,6 @@ from arcadia.fork_server import end_with_parent  # noqa: E402
 
 end_with_parent()  # before the imports that take long
 
-import torch._dynamo  # noqa: E402, F401 - PyTorch's optimizers import it as they are built
-
 import arcadia.runtimes.hogwild  # noqa: E402
 
 with contextlib.suppress(Exception):  # an extra, perhaps broken: who needs it is told
