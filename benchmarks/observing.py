@@ -15,8 +15,8 @@ from arcadia.run_directory import load_config
 from arcadia.speed import Training, env_only_steps_per_s
 
 PAIRS = 5
-SECONDS = 20.0
-ON = ("--wandb", "offline", "--video-updates", "1000", "--checkpoint-seconds", "10")
+SECONDS = 60.0  # the time between two checkpoints
+ON = ("--wandb", "offline", "--video-updates", "1000")
 OFF = ("--eval-episodes", "0", "--checkpoint-seconds", "1000000", "--quiet")
 
 
