@@ -338,3 +338,21 @@ def test_actions_stick_as_the_name_promises(name: str, is_sticky: bool) -> None:
 def test_actions_stick_in_the_scalar_path_too(sticky: float) -> None:
     env = _pong("scalar", num_envs=2, sticky=sticky, noop_max=1)
     assert _is_reproduced_by_another_seed(env) == (sticky == 0)
+
+
+def test_games_that_are_dismissed_stand_still_until_the_next_reset():
+    """By threads: of three games in two, the first has one of its own."""
+    env, other = (
+        make_vector_env(EnvConfig(env="pong"), num_envs=3, seed=1, num_threads=num_threads) for num_threads in (2, 1)
+    )
+    np.testing.assert_array_equal(env.reset(), other.reset())
+    env.dismiss(0)
+    env.dismiss(1)
+    for t in range(100):
+        step, expected = (each.step(np.full(3, 2 + t % 2)) for each in (env, other))
+        assert step.frames.tolist() == [0, 4, 4]
+        np.testing.assert_array_equal(step.observation[1:], expected.observation[1:])
+        np.testing.assert_array_equal(step.reward, expected.reward * [0, 1, 1])
+    assert (expected.observation[0] != step.observation[0]).any()
+    env.reset()
+    assert env.step(np.zeros(3, np.int64)).frames.tolist() == [4, 4, 4]

@@ -21,6 +21,7 @@ from arcadia.threads import one_torch_thread
 from arcadia.types import Episode
 
 GAMES_PER_PROCESS = 32  # at once, at most: the more, the faster is each
+GAMES_PER_THREAD = 2  # a thread rests once all of its games are over
 MIN_GAMES_PER_PROCESS = 8  # with fewer, starting it takes longer than it saves
 PROGRESS_SECONDS = 0.2
 HEARTBEAT_SECONDS = 60.0
@@ -82,7 +83,7 @@ def play_games(
             stream=index,
             num_episodes=episodes * end // slots - episodes * first // slots,
             num_envs=end - first,
-            num_threads=max(1, torch.get_num_threads() // num_players),
+            num_threads=-(-(end - first) // GAMES_PER_THREAD),
             greedy=greedy,
             seed=seed,
             record=record,

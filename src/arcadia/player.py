@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, VectorEnv
+from arcadia.envs import EnvFactory, NativeEnv, VectorEnv
 from arcadia.errors import DivergedError, UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
@@ -153,6 +153,8 @@ class Player:
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1
+                if self._missing[b] == 0 and self._env.spec.is_native:
+                    cast(NativeEnv, self._env).dismiss(b)
                 if self.recording is not None:
                     stop = len(self.recording.decisions)
                     self.recording.games.append(Game(b, stop - episode.length, stop, episode.episode_return))

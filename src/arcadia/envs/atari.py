@@ -1,6 +1,8 @@
 """Atari: ale-py's native vector environment, or gymnasium's Python loop for a random frame skip."""
 
+import itertools
 from collections import deque
+from functools import partial
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from arcadia.config import EnvConfig
 from arcadia.envs.interface import EnvSpec, check_actions
 from arcadia.envs.names import AtariName, simplify
+from arcadia.envs.parallel import ParallelEmulators
 from arcadia.errors import UserError
 from arcadia.types import Actions, BoolArray, Observations, Picture, Timestep
 
@@ -65,6 +68,7 @@ class Atari:
             self._crop = config.crop_rows if config.crop == "rows" else CROPS.get(name.game, DEFAULT_CROP)
         is_rgb = config.color or self._crop is not None
         actions: list[str]
+        self._env: gymnasium.vector.VectorEnv[Any, Any, Any] | ParallelEmulators
         self._is_native = isinstance(name.frame_skip, int)
         if self._is_native:
             self._env, actions = _native(name, config, num_envs, num_threads, is_rgb)
@@ -138,6 +142,11 @@ class Atari:
         picture: Picture = self._pictures[index].reshape(*self._pictures.shape[-3:])
         return picture
 
+    def dismiss(self, index: int) -> None:
+        """Until the next reset, nobody wants game `index` any more: it may stand still."""
+        if isinstance(self._env, ParallelEmulators):
+            self._env.dismiss(index)
+
     def close(self) -> None:
         self._env.close()
 
@@ -198,14 +207,14 @@ class StartGame(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _native(
     name: AtariName, config: EnvConfig, num_envs: int, num_threads: int, is_rgb: bool
-) -> tuple[gymnasium.vector.VectorEnv[Any, Any, Any], list[str]]:
+) -> tuple[AtariVectorEnv | ParallelEmulators, list[str]]:
     """Return B games stepped in C++ threads, and the names of their actions."""
     assert isinstance(name.frame_skip, int)
     height, width = _screen_size(name.game) if is_rgb else config.frame_size
-    env = AtariVectorEnv(
+    make = partial(
+        AtariVectorEnv,
         name.game,
-        num_envs=num_envs,
-        num_threads=num_threads,
+        num_threads=1,
         frameskip=name.frame_skip,
         repeat_action_probability=name.sticky_probability,
         max_num_frames_per_episode=name.max_frames,
@@ -218,7 +227,10 @@ def _native(
         reward_clipping=False,
         episodic_life=False,  # it would reset the whole game on a lost life
     )
-    return env, [action.name for action in env.ale.get_action_set()]
+    ends = [num_envs * number // num_threads for number in range(num_threads + 1)]
+    groups = [make(num_envs=end - start) for start, end in itertools.pairwise(ends)]
+    actions = [action.name for action in groups[0].ale.get_action_set()]
+    return groups[0] if num_threads == 1 else ParallelEmulators(groups), actions
 
 
 def _screen_size(game: str) -> tuple[int, int]:

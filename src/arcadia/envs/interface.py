@@ -22,7 +22,7 @@ class EnvSpec(NamedTuple):
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
     is_continuous: bool = False
     make_torso: TorsoFactory | None = None  # the caller's own
-    is_native: bool = False  # steps outside the Python interpreter, in any process that it is built in
+    is_native: bool = False  # steps outside the Python interpreter, in any process that it is built in; a NativeEnv
 
     @property
     def is_image(self) -> bool:
@@ -61,6 +61,13 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release what the environments hold."""
+
+
+class NativeEnv(VectorEnv, Protocol):
+    """Environments whose spec says `is_native`."""
+
+    def dismiss(self, index: int) -> None:
+        """Until the next reset, nobody wants environment `index` any more: it may stand still."""
 
 
 class Camera(VectorEnv, Protocol):
