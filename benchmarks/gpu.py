@@ -22,7 +22,7 @@ from arcadia.envs import make_vector_env, spec_of
 from arcadia.gradients import compute_gradient
 from arcadia.loss import compute_targets
 from arcadia.models import FlatParameters, build_model
-from arcadia.optimizers import build_optimizer, init_optimizer_state
+from arcadia.optimizers import apply_gradient, init_optimizer_state
 from arcadia.recipes import RECIPES
 from arcadia.rollout import RolloutCollector
 from arcadia.runtimes.hogwild import num_cores
@@ -61,12 +61,11 @@ def learn(config: TrainConfig, rollouts: list[Rollout], device: torch.device) ->
     parameters = FlatParameters(model)
     shared = parameters.read()
     state = {name: tensor[0] for name, tensor in init_optimizer_state(config.optimizer, len(shared), 1).items()}
-    optimizer = build_optimizer(config.optimizer, shared, state)
     for rollout in rollouts:
         parameters.load(shared)
         targets = compute_targets(rollout, config.loss)
-        shared.grad, *_ = compute_gradient(model, parameters, rollout.to(device), targets.to(device), config.loss)
-        optimizer.step()
+        gradient, *_ = compute_gradient(model, parameters, rollout.to(device), targets.to(device), config.loss)
+        apply_gradient(shared, gradient, state, config.optimizer, config.optimizer.lr)
     return shared
 
 

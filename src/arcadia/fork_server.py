@@ -1,6 +1,6 @@
 """The process that child processes are forked from, which has imported what they need and does nothing else.
 
-A child of its own kind would import PyTorch for seconds, on processors that others need. Nothing is computed in the
+A new interpreter for each would import PyTorch for seconds, on processors that others need. Nothing is computed in the
 server, so that no thread or GPU context is lost in a fork.
 """
 
