@@ -79,9 +79,9 @@ class Cli:
 
 
 def fork_server(pid: int) -> psutil.Process | None:
-    """Return the fork server of a process."""
+    """Return the fork server of a process or of one that it has started."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children():
+        for child in psutil.Process(pid).children(recursive=True):  # parents before their children
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "forkserver" in " ".join(child.cmdline()):
                     return child
