@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard and the running figures."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -189,12 +190,12 @@ def whole_wandb_records(file: Path) -> list[wandb_internal_pb2.Record]:
     """Wait until the service behind wandb, a process of its own, has written the last record."""
     deadline = time.monotonic() + 30
     while True:
-        try:
-            return wandb_records(file)
-        except DecodeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        with contextlib.suppress(DecodeError):
+            records = wandb_records(file)
+            if records and records[-1].WhichOneof("record_type") == "exit":
+                return records
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.2)
 
 
 def wandb_history(run: Path) -> list[dict[str, float]]:
