@@ -62,7 +62,8 @@ class ParallelEmulators:
             _Step(observation, none, none > 0, none > 0, info)
             for (observation, info), none in zip(started, nothing, strict=True)
         ]
-        return self._whole()[0], self._whole()[-1]
+        whole = self._whole()
+        return whole.observation, whole.info
 
     def dismiss(self, index: int) -> None:
         """Until the next reset, nobody wants emulator `index` any more."""
