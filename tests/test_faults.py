@@ -63,14 +63,14 @@ def test_killed_processes_are_replaced_and_the_counters_stay_exact(start, tmp_pa
     cli = train(start, run, "Endless-v0", "--eval-episodes", 1)
     cli.wait_until(lambda: len(cli.workers()) == 3, "evaluator")
     handles = []
-    killed = 0
-    while killed < kills:
-        family = cli.workers()
+    killed: set[int] = set()
+    while len(killed) < kills:
+        family = [pid for pid in cli.workers() if pid not in killed]  # one that was killed takes a moment to end
         try:
-            os.kill(chance.choice(family), signal.SIGKILL)
+            os.kill(victim := chance.choice(family), signal.SIGKILL)
         except (IndexError, ProcessLookupError):
             continue
-        killed += 1
+        killed.add(victim)
         time.sleep(chance.uniform(0, 2))
         assert cli.process.poll() is None, cli.stderr.read_text()
         handles.append(len(os.listdir(f"/proc/{cli.process.pid}/fd")))
