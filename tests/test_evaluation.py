@@ -167,6 +167,33 @@ def test_every_environment_plays_its_fixed_number_of_games():
         assert all(episode.episode_return == 5 * episode.length for episode in result.episodes)
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", "pong"])
+def test_a_game_does_not_depend_on_how_many_others_still_play(env):
+    """One game an environment, then two: the first three are the same, but beside them more go on."""
+    settings = {"core": "lstm", "core_size": 4, "torso": "mlp", "hidden_sizes": (4,)}
+    config = configure(TOY, env, Path("unused"), **settings, dtype="float32", normalization="scale")
+    model = build_model(config.model, spec_of(config.env, make_vector_env), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=torch.Generator().manual_seed(0))
+    parameters = FlatParameters(model).read().numpy()
+    first_games = []
+    for num_episodes in (3, 6):
+        player = Player(
+            config, make_vector_env, num_episodes=num_episodes, greedy=True, seed=3, num_envs=3, record=True
+        )
+        play(player, Snapshot(parameters, np.array([]), 1000, 4000, 1))
+        assert player.recording is not None
+        games = sorted(player.recording.games, key=lambda game: (game.start > 0, game.env))[:3]
+        first_games.append([[d.value[game.env] for d in player.recording.decisions[: game.stop]] for game in games])
+    alone, together = first_games
+    lengths = [len(game) for game in alone]
+    assert lengths[0] < max(lengths), "the others move up"
+    for game, other in zip(alone, together, strict=True):
+        assert np.std(game[len(game) // 2 :]) > 0.001
+        np.testing.assert_allclose(game, other, rtol=1e-4, atol=1e-5)
+
+
 def test_greedy_takes_the_most_probable_action_and_sampling_follows_the_policy():
     config = toy()
     policy = snapshot(config, make_choice, bias=(0.0, 1.0))  # P(action 1) = 0.731

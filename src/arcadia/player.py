@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What was decided in B environments at one step, and what the network thought."""
+    """What was decided in B environments at one step, and what the network thought; zeros where all games are over."""
 
     action: Actions  # [B] or [B, D]
     value: NDArray[np.float32]  # [B]
@@ -66,7 +66,8 @@ class Recording(NamedTuple):
 class Player:
     """Plays `num_episodes` whole games at a time, spread evenly over B environments.
 
-    Each environment has a fixed number of games to finish, so that short games are not favoured.
+    Each environment has a fixed number of games to finish, so that short games are not favoured. Once they are over,
+    nothing is computed for it.
 
     Args:
         config: `model.dtype` must be resolved.
@@ -125,26 +126,29 @@ class Player:
         self._tracker = EpisodeTracker(num_envs)
         self._unrewarded = np.zeros(num_envs, np.int64)  # decisions since the last reward
         self._missing = self._quota.copy()
+        self._playing = np.arange(num_envs)  # [N] environments that have games to finish
         self._episodes: list[Episode] = []
 
     @torch.no_grad()
     def step(self) -> Evaluation | None:
-        """Play one decision in every environment; return the evaluation once all games are over.
+        """Play one decision in every game; return the evaluation once all games are over.
 
         Raises:
             DivergedError: the policy is not finite.
             UserError: a game does not end.
         """
+        playing = self._playing
         self._row = 1 - self._row
-        before = self._inputs[1 - self._row] if self._is_shifted else None
-        self._model.normalizer.apply(self._observation, out=self._inputs[self._row], before=before)
-        is_first = torch.from_numpy(self._is_first)[None]
-        output = self._model(self._inputs[self._row, None], is_first, self._state)
+        before, inputs = self._inputs[1 - self._row, : len(playing)], self._inputs[self._row, : len(playing)]
+        observation = self._observation[playing]
+        self._model.normalizer.apply(observation, out=inputs, before=before if self._is_shifted else None)
+        is_first = torch.from_numpy(self._is_first[playing])[None]
+        output = self._model(inputs[None], is_first, self._state)
         policy, self._state = output.policy, output.state
         if not policy.is_finite():
             raise DivergedError(f"evaluation at update {self._snapshot.updates}: the policy is NaN or infinite")
-        action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, B] or [1, B, D]
-        step = self._env.step(action[0].numpy())
+        action = policy.mode() if self._greedy else policy.sample(self._generator)  # [1, N] or [1, N, D]
+        step = self._env.step(self._whole(action))
         if self.recording is not None:
             self._record(action, output, step.reward)
         self._unrewarded = np.where((step.reward != 0) | self._resetting, 0, self._unrewarded + 1)
@@ -164,7 +168,11 @@ class Player:
         self._is_shifted = step.shifted is not None and bool(step.shifted.all())
         self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
         self._resetting = step.reset_next
-        if self._missing.any():
+        goes_on = self._missing[playing] > 0
+        if goes_on.any():
+            if not goes_on.all():
+                self._playing, self._state = playing[goes_on], self._state[torch.from_numpy(goes_on)]
+                self._is_shifted = False
             return None
         seconds = time.perf_counter() - self._started
         return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)
@@ -178,12 +186,18 @@ class Player:
         probabilities = output.policy.probabilities()
         self.recording.decisions.append(
             Decision(
-                action[0].numpy().copy(),
-                output.value[0].numpy(),
-                None if probabilities is None else probabilities[0].numpy(),
+                self._whole(action),
+                self._whole(output.value),
+                None if probabilities is None else self._whole(probabilities),
                 reward.copy(),
             )
         )
+
+    def _whole(self, values: Tensor) -> NDArray[Any]:
+        """Return [B, ...] of values [1, N, ...], those of the games that are played, with zeros elsewhere."""
+        whole = np.zeros((self._env.num_envs, *values.shape[2:]), values.numpy().dtype)
+        whole[self._playing] = values[0].numpy()
+        return whole
 
     def close(self) -> None:
         """Release what the environments hold."""
