@@ -27,6 +27,7 @@ from toy_envs import (
     make_constant_reward,
     make_crash,
     make_endless,
+    make_in_one_thread,
     make_numbered,
     make_unserved,
     refuse,
@@ -437,7 +438,7 @@ def few_games_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_games_per_process")
-def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong, monkeypatch):
+def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong):
     finished = []
     first = evaluate_run(pong, episodes=5, record=True, on_progress=finished.append)
     assert finished == sorted(finished)
@@ -448,8 +449,7 @@ def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_
     recording, game = first.games[-1]
     camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
     assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
-    monkeypatch.setattr("arcadia.games.GAMES_PER_THREAD", 3)  # none stands still
-    assert evaluate_run(pong, episodes=5).result == first.result
+    assert evaluate_run(pong, episodes=5, make_env=make_in_one_thread).result == first.result, "none stands still"
 
 
 def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):

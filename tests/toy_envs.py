@@ -389,6 +389,11 @@ def make_numbered(config: EnvConfig, *, num_envs: int, seed: int, num_threads: i
     return GymVectorEnv(Numbered, num_envs=num_envs, seed=seed)
 
 
+def make_in_one_thread(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    """Ignore `num_threads`."""
+    return make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=1)
+
+
 def make_catch(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
     return GymVectorEnv(Catch, num_envs=num_envs, seed=seed)
 

@@ -21,7 +21,6 @@ from arcadia.threads import one_torch_thread
 from arcadia.types import Episode
 
 GAMES_PER_PROCESS = 32  # at once, at most: the more, the faster is each
-GAMES_PER_THREAD = 2  # a thread rests once all of its games are over
 MIN_GAMES_PER_PROCESS = 8  # with fewer, starting it takes longer than it saves
 PROGRESS_SECONDS = 0.2
 HEARTBEAT_SECONDS = 60.0
@@ -40,7 +39,6 @@ class Part(NamedTuple):
     stream: int  # selects its games
     num_episodes: int
     num_envs: int
-    num_threads: int  # of the emulator
     greedy: bool
     seed: int
     record: bool
@@ -83,7 +81,6 @@ def play_games(
             stream=index,
             num_episodes=episodes * end // slots - episodes * first // slots,
             num_envs=end - first,
-            num_threads=-(-(end - first) // GAMES_PER_THREAD),
             greedy=greedy,
             seed=seed,
             record=record,
@@ -188,7 +185,7 @@ def _play(config: TrainConfig, make_env: EnvFactory, snapshot: Snapshot, part: P
         greedy=part.greedy,
         seed=part.seed,
         num_envs=part.num_envs,
-        num_threads=part.num_threads,
+        num_threads=part.num_envs,  # each rests once its games are over
         record=part.record,
         stream=part.stream,
     )
