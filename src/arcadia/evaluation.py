@@ -233,6 +233,8 @@ def evaluate_run(
         "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
         **(summary := summarize(games.episodes, config.env.env, greedy=greedy)),
         "human_normalized": human_normalized(game_of(config.env.env), summary["mean"]),
+        "seconds": games.seconds,
+        "steps_per_s": sum(episode.length for episode in games.episodes) / games.seconds,
         "scores": [episode.episode_return for episode in games.episodes],
     }
     return Evaluated(config, result, [(recording, game) for recording in games.recordings for game in recording.games])

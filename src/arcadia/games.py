@@ -31,6 +31,7 @@ class Games(NamedTuple):
 
     episodes: tuple[Episode, ...]
     recordings: list[Recording]  # one of each player; none where nothing was recorded
+    seconds: float  # from the first decision to the last
 
 
 class Part(NamedTuple):
@@ -94,6 +95,7 @@ def play_games(
     return Games(
         tuple(episode for part in games for episode in part.episodes),
         [recording for part in games for recording in part.recordings],
+        max(part.seconds for part in games),
     )
 
 
@@ -116,7 +118,7 @@ def _play_in_processes(
     children = Children(stop, heartbeats, HEARTBEAT_SECONDS, is_over=lambda: False)
     # What a process is started with goes through a pipe that a snapshot would fill.
     shared = share(torch.from_numpy(snapshot.parameters).clone()), share(torch.from_numpy(snapshot.statistics).clone())
-    finished, games = [0] * len(parts), [Games((), [])] * len(parts)
+    finished, games = [0] * len(parts), [Games((), [], 0.0)] * len(parts)
     playing = {f"player-{part.stream}": part for part in parts}
     try:
         for name, part in playing.items():
@@ -191,8 +193,9 @@ def _play(config: TrainConfig, make_env: EnvFactory, snapshot: Snapshot, part: P
     )
     with contextlib.closing(player):
         player.start(snapshot)
-        evaluation = None
+        started, evaluation = time.perf_counter(), None
         while evaluation is None:
             evaluation = player.step()
             on_progress(player.num_finished)
-        return Games(evaluation.episodes, [player.recording] if player.recording is not None else [])
+        seconds = time.perf_counter() - started
+        return Games(evaluation.episodes, [player.recording] if player.recording is not None else [], seconds)

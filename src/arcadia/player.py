@@ -140,7 +140,7 @@ class Player:
         playing = self._playing
         self._row = 1 - self._row
         before, inputs = self._inputs[1 - self._row, : len(playing)], self._inputs[self._row, : len(playing)]
-        observation = self._observation[playing]
+        observation = self._observation if len(playing) == self._env.num_envs else self._observation[playing]
         self._model.normalizer.apply(observation, out=inputs, before=before if self._is_shifted else None)
         is_first = torch.from_numpy(self._is_first[playing])[None]
         output = self._model(inputs[None], is_first, self._state)

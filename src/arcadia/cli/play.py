@@ -86,7 +86,7 @@ def _describe(result: dict[str, Any]) -> str:
         f"{result['env']}, {result['episodes']} {result['mode']} games at {result['env_steps']:,} env_steps",
         f"mean {result['mean']:.2f}{interval}   std {result['std']:.2f}{human}",
         f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
-        f"mean length {result['mean_length']:.0f} decisions",
+        f"mean length {result['mean_length']:.0f} decisions   {result['steps_per_s']:,.0f} decisions/s",
     ]
     if result["ci95"] is None and result["episodes"] > 1:
         lines.append(
