@@ -56,6 +56,15 @@ def test_every_figure_fits_at_any_width(rates: list[float]) -> None:
             assert value in text, width
 
 
+def test_a_figure_that_is_not_known_yet_is_a_dash() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table(PROGRESS, 80))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert ["time", "left", "1:00:00", "expl.", "var.", "-"] in lines
+    assert ["policy", "loss", "-0.0100", "value", "loss", "-"] in lines
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 @pytest.mark.parametrize("environment", ["", "NO_COLOR=1 "])
 def test_in_a_terminal_of_80_by_24(tmp_path: Path, environment: str) -> None:

@@ -60,18 +60,21 @@ def plain(progress: Progress) -> str:
 
 def table(progress: Progress, width: int = 80) -> Table:
     """Format progress as a table of four columns, or two where the terminal is narrow."""
-    figures = progress.figures
+
+    def figure(name: str, digits: int) -> str:
+        return f"{progress.figures[name]:.{digits}f}" if name in progress.figures else "-"
+
     left = "-" if progress.seconds_left is None else duration(progress.seconds_left)
     mean_label = "mean-100" if progress.num_returns == 100 else f"mean-{progress.num_returns}"
     cells = [
         ("env steps", f"{progress.env_steps:,}", mean_label, _score(progress.mean_return)),
         ("frames", f"{progress.frames:,}", "best eval", _score(progress.best_evaluation)),
         ("steps/s", f"{progress.steps_per_s:,.0f}", "episodes", f"{progress.episodes:,}"),
-        ("updates", f"{progress.updates:,}", "staleness", f"{figures.get('staleness', 0):.2f}"),
-        ("elapsed", duration(progress.seconds), "entropy", f"{figures.get('entropy', 0):.3f}"),
-        ("time left", left, "expl. var.", f"{figures.get('explained_variance', 0):.2f}"),
-        ("policy loss", f"{figures.get('policy_loss', 0):.4f}", "value loss", f"{figures.get('value_loss', 0):.4f}"),
-        ("grad. norm", f"{figures.get('gradient_norm', 0):.3f}", "workers", workers(progress.worker_steps_per_s)),
+        ("updates", f"{progress.updates:,}", "staleness", figure("staleness", 2)),
+        ("elapsed", duration(progress.seconds), "entropy", figure("entropy", 3)),
+        ("time left", left, "expl. var.", figure("explained_variance", 2)),
+        ("policy loss", figure("policy_loss", 4), "value loss", figure("value_loss", 4)),
+        ("grad. norm", figure("gradient_norm", 3), "workers", workers(progress.worker_steps_per_s)),
     ]
     result = Table(box=None, show_header=False, pad_edge=False)
     is_narrow = width < NARROW
