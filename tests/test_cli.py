@@ -194,6 +194,12 @@ def test_a_truncated_checkpoint_is_refused(arcadia, own_run, command):
     assert sorted(p.name for p in own_run.rglob("*")) == sorted(p.name for p in Path(save).rglob("*"))
 
 
+def test_warnings_of_gymnasium_are_shown_without_colour_codes(own_run):
+    ended = subprocess_arcadia("eval", own_run, "--env", "CartPole-v0", "--episodes", 1)
+    assert ended.code == 0, ended
+    assert "arcadia: warning: WARN: The environment CartPole-v0 is out of date" in ended.err
+
+
 @pytest.mark.parametrize("command", [["eval", "--episodes", 1], ["resume", "--total-steps", 200]])
 def test_the_checkpoint_before_a_torn_one_is_used_with_a_warning(own_run, command):
     path = newest_checkpoint(own_run)
@@ -229,6 +235,17 @@ def test_a_run_directory_that_holds_a_run_is_refused(arcadia, own_run):
     ended = arcadia("train", "CartPole-v1", *TINY, "--seed", 2, "--run-dir", own_run)
     assert_one_line(ended, own_run, "arcadia resume", "--run-dir")
     assert {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_limit_that_a_run_has_reached_is_refused_and_not_written(arcadia, own_run):
+    before = (own_run / "config.json").read_bytes()
+    path = newest_checkpoint(own_run)
+    assert path is not None
+    steps = load_checkpoint(path).env_steps
+    named = f"total_steps counts from the run's start, and it has {steps}: give more, got {steps}"
+    assert_one_line(arcadia("resume", own_run, "--total-steps", steps), named)
+    assert_one_line(arcadia("resume", own_run, "--total-minutes", 1e-9), "total_minutes counts from the run's start")
+    assert (own_run / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

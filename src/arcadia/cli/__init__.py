@@ -1,11 +1,13 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
+import re
 import signal
 import sys
 import threading
 import warnings
 from types import FrameType
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of gymnasium's warnings
 USAGE = """usage: arcadia COMMAND ...
 
 Asynchronous advantage actor-critic.
@@ -63,7 +65,9 @@ def _run(arguments: list[str]) -> int:
     command = commands.get(arguments[0])
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
-    warnings.showwarning = lambda message, *_: print(f"arcadia: warning: {one_line(str(message))}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        f"arcadia: warning: {one_line(_COLOURS.sub('', str(message)))}", file=sys.stderr
+    )
     threading.excepthook = _thread_failed
     try:
         return command(arguments[1:])

@@ -4,9 +4,9 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, TrainConfig
@@ -17,7 +17,7 @@ from arcadia.films import check_films
 from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
-from arcadia.parameters import SharedState, create_shared_state
+from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, create_shared_state
 from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
 from arcadia.runtimes.ending import TrainResult
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
@@ -74,7 +74,8 @@ def resume(
     The arguments that are given replace the run's settings.
 
     Raises:
-        UserError: the directory, its configuration or its checkpoint is unusable.
+        UserError: the directory, its configuration or its checkpoint is unusable, or a limit is given that the run has
+            reached already.
         ProcessError, DivergedError: as in `train`.
     """
     config = old = load_config(run)
@@ -94,6 +95,8 @@ def resume(
     with lock_run(run):
         found = load_newest(run)
         checkpoint = found[1] if found is not None else None
+        if checkpoint is not None:
+            _check_limits(given, checkpoint)
         spec = spec_of(config.env, make_env)
         config = resolve(config, spec)
         model = build_model(config.model, spec, seed=config.runtime.seed)
@@ -108,6 +111,20 @@ def resume(
         ]
         write_config(run, config)
         return _session(config, model, state, run, make_env, checkpoint, ", ".join([start, *changed]))
+
+
+def _check_limits(given: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    counts = checkpoint.counters.sum(0).tolist()
+    reached = {
+        "total_steps": counts[ENV_STEPS],
+        "total_minutes": checkpoint.progress.get("seconds", 0.0) / 60,
+        "total_episodes": counts[EPISODES],
+    }
+    for name, count in reached.items():
+        if name in given and given[name] <= count:
+            raise UserError(
+                f"{name} counts from the run's start, and it has {round(count, 2):,}: give more, got {given[name]:,}"
+            )
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
