@@ -571,6 +571,7 @@ def test_eval_prints_the_scores_and_writes_them(arcadia, own_run):
     assert ended.code == 0, ended
     for word in ("CartPole-v1, 5 sampled games", "mean", "95% interval", "std", "median", "min", "max"):
         assert word in ended.out
+    assert re.search(r"^[\d,]+ decisions/s$", ended.err, re.MULTILINE)
     (path,) = (own_run / "evaluations").iterdir()
     assert str(path) in ended.out.replace("\n", "")
     result = json.loads(path.read_text())

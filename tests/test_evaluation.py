@@ -318,7 +318,7 @@ def test_best_is_kept_by_the_mean_of_sampled_evaluation_games(trained):
 
 def test_an_evaluation_of_a_run_is_written_as_json(trained):
     finished: list[int] = []
-    result = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append).result
+    _, result, _, steps_per_s = evaluate_run(trained, episodes=7, num_envs=3, on_progress=finished.append)
     path = save_evaluation(trained, result)
     assert path.parent == trained / "evaluations"
     assert json.loads(path.read_text()) == result
@@ -327,7 +327,7 @@ def test_an_evaluation_of_a_run_is_written_as_json(trained):
     assert result["episodes"] == len(result["scores"]) == 7
     assert result["mean"] == pytest.approx(np.mean(result["scores"]))
     assert (result["min"], result["max"]) == (min(result["scores"]), max(result["scores"]))
-    assert result["steps_per_s"] * result["seconds"] == pytest.approx(7 * result["mean"])
+    assert 10 < steps_per_s < 1e6
     assert result["mean_length"] == result["mean"], "CartPole pays 1 a decision"
     assert finished == sorted(finished)
     assert finished[-1] == 7
@@ -338,7 +338,7 @@ def test_one_seed_gives_one_set_of_scores(trained, greedy):
     first = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy).result
     second = evaluate_run(trained, episodes=6, num_envs=4, seed=11, greedy=greedy).result
     other = evaluate_run(trained, episodes=6, num_envs=4, seed=12, greedy=greedy).result
-    assert (first["scores"], first["mean_length"]) == (second["scores"], second["mean_length"])
+    assert first == second
     assert first["scores"] != other["scores"]
     assert first["mode"] == ("greedy" if greedy else "sampled")
 
@@ -450,8 +450,7 @@ def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_
     recording, game = first.games[-1]
     camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
     assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
-    again = evaluate_run(pong, episodes=5, make_env=make_in_one_thread).result
-    assert again["scores"] == first.result["scores"], "none stands still"
+    assert evaluate_run(pong, episodes=5, make_env=make_in_one_thread).result == first.result, "none stands still"
 
 
 def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):

@@ -254,7 +254,7 @@ def test_recording_keeps_the_scores(run: Path) -> None:
     plain = evaluate_run(run, episodes=5, num_envs=2)
     recorded = evaluate_run(run, episodes=5, num_envs=2, record=True)
     assert not plain.games
-    assert plain.result["scores"] == recorded.result["scores"]
+    assert plain.result == recorded.result
     assert {game.env for _, game in recorded.games} == {0, 1}
 
 

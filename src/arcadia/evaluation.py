@@ -168,6 +168,7 @@ class Evaluated(NamedTuple):
     config: TrainConfig
     result: dict[str, Any]  # summary and scores, with what was played
     games: list[tuple[Recording, Game]]  # in the order of the scores; none where nothing was recorded
+    steps_per_s: float  # decisions, while the games were played
 
 
 def evaluate_run(
@@ -233,11 +234,10 @@ def evaluate_run(
         "protocol": "-".join(f"{name}-{value}".replace("/", "-") for name, value in protocol.items()) or None,
         **(summary := summarize(games.episodes, config.env.env, greedy=greedy)),
         "human_normalized": human_normalized(game_of(config.env.env), summary["mean"]),
-        "seconds": games.seconds,
-        "steps_per_s": sum(episode.length for episode in games.episodes) / games.seconds,
         "scores": [episode.episode_return for episode in games.episodes],
     }
-    return Evaluated(config, result, [(recording, game) for recording in games.recordings for game in recording.games])
+    recorded = [(recording, game) for recording in games.recordings for game in recording.games]
+    return Evaluated(config, result, recorded, sum(episode.length for episode in games.episodes) / games.seconds)
 
 
 def save_evaluation(run: Path, result: dict[str, Any]) -> Path:

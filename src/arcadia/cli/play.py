@@ -68,6 +68,7 @@ def evaluate(arguments: list[str]) -> int:
         )
     result = evaluated.result
     print(json.dumps(result) if given.json else _describe(result))
+    print(f"{evaluated.steps_per_s:,.0f} decisions/s", file=sys.stderr)
     notes = sys.stderr if given.json else sys.stdout
     print(f"written to {save_evaluation(given.run, result)}", file=notes)
     if given.videos:
@@ -86,7 +87,7 @@ def _describe(result: dict[str, Any]) -> str:
         f"{result['env']}, {result['episodes']} {result['mode']} games at {result['env_steps']:,} env_steps",
         f"mean {result['mean']:.2f}{interval}   std {result['std']:.2f}{human}",
         f"median {result['median']:.1f}   min {result['min']:.1f}   max {result['max']:.1f}   "
-        f"mean length {result['mean_length']:.0f} decisions   {result['steps_per_s']:,.0f} decisions/s",
+        f"mean length {result['mean_length']:.0f} decisions",
     ]
     if result["ci95"] is None and result["episodes"] > 1:
         lines.append(
