@@ -246,6 +246,8 @@ def test_a_limit_that_a_run_has_reached_is_refused_and_not_written(arcadia, own_
     assert_one_line(arcadia("resume", own_run, "--total-steps", steps), named)
     assert_one_line(arcadia("resume", own_run, "--total-minutes", 1e-9), "total_minutes counts from the run's start")
     assert (own_run / "config.json").read_bytes() == before
+    ended = arcadia("resume", own_run, "--total-steps", load_config(own_run).runtime.total_steps)
+    assert ended.code == 0, "a command may be repeated"
 
 
 @pytest.mark.parametrize(

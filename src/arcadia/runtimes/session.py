@@ -4,12 +4,12 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from arcadia.checkpoint import Checkpoint, load_newest, restore
-from arcadia.config import EnvConfig, TrainConfig
+from arcadia.config import EnvConfig, RuntimeConfig, TrainConfig
 from arcadia.devices import check_gpus
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.errors import UserError
@@ -74,8 +74,8 @@ def resume(
     The arguments that are given replace the run's settings.
 
     Raises:
-        UserError: the directory, its configuration or its checkpoint is unusable, or a limit is given that the run has
-            reached already.
+        UserError: the directory, its configuration or its checkpoint is unusable, or a new limit is given that the run
+            has reached already.
         ProcessError, DivergedError: as in `train`.
     """
     config = old = load_config(run)
@@ -96,7 +96,7 @@ def resume(
         found = load_newest(run)
         checkpoint = found[1] if found is not None else None
         if checkpoint is not None:
-            _check_limits(given, checkpoint)
+            _check_limits(old.runtime, config.runtime, checkpoint)
         spec = spec_of(config.env, make_env)
         config = resolve(config, spec)
         model = build_model(config.model, spec, seed=config.runtime.seed)
@@ -113,7 +113,8 @@ def resume(
         return _session(config, model, state, run, make_env, checkpoint, ", ".join([start, *changed]))
 
 
-def _check_limits(given: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def _check_limits(old: RuntimeConfig, new: RuntimeConfig, checkpoint: Checkpoint) -> None:
+    """Raise UserError for a new limit that the run has reached: it would do nothing. The old one again may."""
     counts = checkpoint.counters.sum(0).tolist()
     reached = {
         "total_steps": counts[ENV_STEPS],
@@ -121,9 +122,10 @@ def _check_limits(given: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         "total_episodes": counts[EPISODES],
     }
     for name, count in reached.items():
-        if name in given and given[name] <= count:
+        limit = getattr(new, name)
+        if limit is not None and limit != getattr(old, name) and limit <= count:
             raise UserError(
-                f"{name} counts from the run's start, and it has {round(count, 2):,}: give more, got {given[name]:,}"
+                f"{name} counts from the run's start, and it has {round(count, 2):,}: give more, got {limit:,}"
             )
 
 
