@@ -531,15 +531,16 @@ def test_the_command_names_a_process_that_was_killed(start, pong):
     assert "player-0 was killed by SIGKILL" in cli.stderr.read_text()
 
 
-def test_a_script_that_evaluates_without_a_guard_is_told_so(start, pong, tmp_path):
-    """Its processes import it, and would begin an evaluation of their own."""
-    script = tmp_path / "evaluate.py"
-    script.write_text(f"import arcadia\narcadia.evaluate({str(pong)!r}, episodes=33)\n")
+@pytest.mark.parametrize("call", ["arcadia.evaluate(pong, episodes=33)", "arcadia.train('CartPole-v1', run_dir=new)"])
+def test_a_script_without_a_guard_is_told_so(start, pong, tmp_path, call):
+    """Its processes import it, and would begin a run of their own."""
+    script = tmp_path / "script.py"
+    script.write_text(f"import arcadia\npong, new = {str(pong)!r}, {str(tmp_path / 'new')!r}\n{call}\n")
     cli = start(program=[str(script)])
     assert cli.end() == 1
-    assert 'exited with code 1 before it began (a script calls Arcadia under `if __name__ == "__main__":`)' in (
-        cli.stderr.read_text()
-    )
+    errors = cli.stderr.read_text()
+    assert 'exited with code 1 before it began (a script calls Arcadia under `if __name__ == "__main__":`)' in errors
+    assert errors.count("Traceback") == 1  # the script's own
 
 
 def test_environments_of_the_callers_own_are_stepped_where_they_are_made(tmp_path):

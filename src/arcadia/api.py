@@ -16,7 +16,7 @@ from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.player import load_snapshot
-from arcadia.processes import check_importable
+from arcadia.processes import check_importable, end_where_imported
 from arcadia.recipes import default_recipe
 from arcadia.recipes import recipe as find_recipe
 from arcadia.run_directory import load_config
@@ -53,6 +53,7 @@ def train(
         UserError: a setting, the environment or the torso is unusable.
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
+    end_where_imported()
     check_importable(make_env=make_env, make_torso=make_torso)
     if make_env is not make_vector_env:
         _check_name(env)
@@ -77,6 +78,7 @@ def resume(
         UserError: the run, its checkpoint or a setting is unusable.
         ProcessError, DivergedError: as in `train`.
     """
+    end_where_imported()
     known = {name for name in inspect.signature(resume_training).parameters if name not in ("run", "make_env")}
     if unknown := settings.keys() - known:
         raise UserError(f"resume cannot change {min(unknown)}; it can change {', '.join(sorted(known))}")
@@ -139,6 +141,7 @@ def evaluate(
         ProcessError: the environment raised something, or a process died.
         DivergedError: the policy or a score is not finite.
     """
+    end_where_imported()
     return evaluate_run(
         Path(run),
         episodes=episodes,

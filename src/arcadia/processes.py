@@ -1,6 +1,8 @@
 """All child processes of a run."""
 
+import multiprocessing
 import queue
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -94,3 +96,12 @@ def check_importable(**factories: object) -> None:
             ForkingPickler.dumps(factory)
         except Exception:
             raise UserError(f"{name} must be a function of a module, not a lambda or a local one") from None
+
+
+def end_where_imported() -> None:
+    """End a child that only imports the script it was started by, which calls Arcadia without a guard.
+
+    Its parent then says what the script lacks.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself tells
+        sys.exit(1)
