@@ -1,4 +1,4 @@
-"""Arcadia beside its peers on Pong: the Nature network, the same wrappers, every program in turn.
+"""Arcadia beside its peers on Pong: the same network, the same wrappers, every program in turn.
 
 python benchmarks/peers.py SB3_PYTHON SF_PYTHON      # on an idle machine
 
@@ -28,7 +28,7 @@ SF_START_SECONDS = 35
 SF_FRAMESKIP = 4  # it counts frames
 
 
-def arcadia(training: Training) -> float:
+def speed_of(training: Training) -> float:
     """Return env_steps per second of a training that goes on for a while."""
     return training.measure(SECONDS).steps_per_s
 
@@ -42,13 +42,20 @@ def stable_baselines3(python: str, algorithm: str, vector: str) -> float:
     return float(ended.stdout.split()[-1])
 
 
-def sample_factory(python: str) -> float:
-    """Return decisions per second of Sample Factory's APPO: 2 workers of 8 environments, one epoch."""
+def sample_factory(python: str, architecture: str, size: int) -> float:
+    """Return decisions per second of Sample Factory's APPO: 2 workers of 8 environments, one epoch.
+
+    Args:
+        architecture: its name of the convolutions.
+        size: of the fully connected layer.
+    """
     options = {
         "env": "atari_pong",
         "num_workers": 2,
         "num_envs_per_worker": 8,
         "num_epochs": 1,
+        "encoder_conv_architecture": architecture,
+        "encoder_conv_mlp_layers": size,
         "async_rl": True,
         "device": "cpu",
     }
@@ -69,23 +76,34 @@ def sample_factory(python: str) -> float:
 def main(sb3_python: str, sf_python: str) -> None:
     """Print the speeds of every round, their medians and the medians of the rounds' ratios."""
     speeds = defaultdict(list)
-    options = ("pong", "--recipe", "a3c-ff", "--torso", "nature")
+    a3c = ("pong", "--recipe", "a3c-ff")
+    nature = (*a3c, "--torso", "nature")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        many, few = (stack.enter_context(Training(options, 2, envs, folder / str(envs))) for envs in (64, 8))
+        arcadia = {
+            f"Arcadia, {network}, 2 x {envs} environments": stack.enter_context(
+                Training(options, 2, envs, folder / f"{network} {envs}")
+            )
+            for network, options, envs in (("Nature", nature, 64), ("Nature", nature, 8), ("A3C-FF", a3c, 64))
+        }
         programs: dict[str, Callable[[], float]] = {
-            "Arcadia, 2 x 64 environments": partial(arcadia, many),
-            "Arcadia, 2 x 8 environments": partial(arcadia, few),
-            "Stable-Baselines3 A2C, 16 environments in one process": partial(
+            name: partial(speed_of, training) for name, training in arcadia.items()
+        } | {
+            "Stable-Baselines3 A2C, Nature, 16 environments in one process": partial(
                 stable_baselines3, sb3_python, "a2c", "dummy"
             ),
-            "Stable-Baselines3 A2C, 16 environments in 16 processes": partial(
+            "Stable-Baselines3 A2C, Nature, 16 environments in 16 processes": partial(
                 stable_baselines3, sb3_python, "a2c", "subproc"
             ),
-            "Stable-Baselines3 PPO, 16 environments in one process, 4 epochs": partial(
+            "Stable-Baselines3 PPO, Nature, 16 environments in one process, 4 epochs": partial(
                 stable_baselines3, sb3_python, "ppo", "dummy"
             ),
-            "Sample Factory APPO, 2 x 8 environments, 1 epoch": partial(sample_factory, sf_python),
+            "Sample Factory APPO, Nature, 2 x 8 environments, 1 epoch": partial(
+                sample_factory, sf_python, "convnet_atari", 512
+            ),
+            "Sample Factory APPO, A3C-FF, 2 x 8 environments, 1 epoch": partial(
+                sample_factory, sf_python, "convnet_impala", 256
+            ),
         }
         for _ in range(ROUNDS):
             for name, measure in programs.items():
@@ -93,7 +111,7 @@ def main(sb3_python: str, sf_python: str) -> None:
                 print(f"{name}: {speeds[name][-1]:,.0f}", flush=True)
     for name, values in speeds.items():
         print(f"{name}: median {statistics.median(values):,.0f} decisions/s", end="")
-        for ours in list(programs)[:2]:
+        for ours in arcadia:
             ratio = statistics.median(mine / theirs for mine, theirs in zip(speeds[ours], values, strict=True))
             print(f"; {ours}: {ratio:.2f} times as fast", end="")
         print()
