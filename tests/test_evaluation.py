@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -33,12 +34,12 @@ from toy_envs import (
     refuse,
 )
 
-from arcadia.checkpoint import best_checkpoint, load_checkpoint
+from arcadia.checkpoint import best_checkpoint, load_checkpoint, save_best
 from arcadia.child import STOP_SECONDS
 from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, make_camera, make_vector_env, spec_of
 from arcadia.errors import ProcessError, UserError
-from arcadia.evaluation import PeriodicEvaluator, evaluate_run, save_evaluation, summarize
+from arcadia.evaluation import PeriodicEvaluator, evaluate_run, load_run_snapshot, save_evaluation, summarize
 from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
@@ -343,11 +344,17 @@ def test_one_seed_gives_one_set_of_scores(trained, greedy):
     assert first["mode"] == ("greedy" if greedy else "sampled")
 
 
-def test_the_best_and_the_newest_parameters_are_different_ones(trained):
-    newest = evaluate_run(trained, episodes=4).result
-    best = evaluate_run(trained, episodes=4, best=True).result
-    assert newest["env_steps"] > best["env_steps"] > 0
-    assert save_evaluation(trained, newest) != save_evaluation(trained, best)
+def test_the_best_and_the_newest_parameters_are_different_ones(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    _, snapshot = load_run_snapshot(run, best=False)
+    still = snapshot._replace(parameters=np.zeros_like(snapshot.parameters), env_steps=100)
+    save_best(run, still, 99.0)
+    newest = evaluate_run(run, episodes=4).result
+    best = evaluate_run(run, episodes=4, best=True).result
+    assert (newest["env_steps"], best["env_steps"]) == (snapshot.env_steps, 100)
+    assert newest["scores"] != best["scores"]
+    assert save_evaluation(run, newest) != save_evaluation(run, best)
     assert best["checkpoint"] == "best/checkpoint.safetensors"
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from toy_envs import (
     make_constant_reward,
     make_crash,
     make_crash_in_the_evaluator,
+    make_endless,
     make_exit,
     make_half_nan,
     make_infinite_observation,
@@ -478,6 +480,45 @@ def test_a_reward_that_is_not_finite_is_no_zero_where_rewards_are_clipped(tmp_pa
     result = train(configure(TOY, "toy", tmp_path / "run", **settings, total_steps=4_000), make_env=make_rare_nan)
     learned = result.env_steps / (2 * 15)
     assert result.skipped_updates == pytest.approx(4 * learned * 15 / 85, rel=0.1)
+
+
+def evaluations_of(run: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run) if row["kind"] == "evaluation"]
+
+
+@pytest.mark.parametrize(("runtime", "num_workers"), [("serial", 1), ("hogwild", 2)])
+def test_a_run_ends_with_an_evaluation_of_its_last_parameters(tmp_path, runtime, num_workers):
+    run = tmp_path / "run"
+    settings = {"num_workers": num_workers, "total_steps": 2_000, "eval_episodes": 3, "eval_updates": 10**9}
+    result = train(cartpole(run, runtime=runtime, **settings))
+    last = evaluations_of(run)[-1]
+    assert (last["mode"], last["env_steps"], last["episodes"]) == ("sampled", result.env_steps, 3)
+    assert last["seconds"] == pytest.approx(result.seconds, abs=1.0)
+    best = load_checkpoint(best_checkpoint(run))
+    if best.progress["best_evaluation"] == last["mean"]:
+        assert best.parameters.equal(final(run).parameters)
+    before = len(evaluations_of(run))
+    resume(run)  # nothing is left to do
+    assert len(evaluations_of(run)) == before
+
+
+def test_a_run_without_evaluations_ends_without_one_too(tmp_path):
+    train(cartpole(tmp_path / "run", eval_episodes=0))
+    assert not evaluations_of(tmp_path / "run")
+
+
+def test_a_last_evaluation_that_fails_costs_nothing(tmp_path, capsys):
+    config = configure(TOY, "toy", tmp_path / "run", runtime="serial", total_steps=1_000, eval_episodes=3)
+    result = train(config, make_env=make_crash_in_the_evaluator)
+    assert (result.reason, final(tmp_path / "run").env_steps) == ("total_steps", result.env_steps)
+    assert "the last parameters were not evaluated: the environment failed: ArithmeticError" in capsys.readouterr().out
+
+
+def test_a_last_evaluation_takes_no_longer_than_it_may(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("arcadia.runtimes.session.LAST_EVALUATION_SECONDS", 0.2)
+    config = configure(TOY, "toy", tmp_path / "run", runtime="serial", total_steps=1_000, eval_episodes=3)
+    train(config, make_env=make_endless)
+    assert "the last parameters were not evaluated within 0 s" in capsys.readouterr().out
 
 
 def test_a_score_that_is_not_finite_is_never_the_best(tmp_path, capsys):

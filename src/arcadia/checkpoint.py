@@ -18,7 +18,7 @@ from torch import Tensor
 import arcadia
 from arcadia.errors import UserError
 from arcadia.files import parse_json, write_atomically
-from arcadia.parameters import ENV_STEPS, SharedState
+from arcadia.parameters import ENV_STEPS, SharedState, Snapshot
 
 CHECKPOINTS_KEPT = 3
 MAX_BYTES = 2**32  # of a checkpoint; none is read that is larger
@@ -230,3 +230,19 @@ def newest_checkpoint(run: Path) -> Path | None:
 def best_checkpoint(run: Path) -> Path:
     """Return the path where a run keeps the parameters of its best evaluation."""
     return run / "best" / "checkpoint.safetensors"
+
+
+def save_best(run: Path, snapshot: Snapshot, score: float) -> None:
+    """Keep parameters of an evaluation whose mean score was the best so far.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    checkpoint = Checkpoint(
+        parameters=torch.from_numpy(snapshot.parameters),
+        optimizer_state={},
+        statistics=torch.from_numpy(snapshot.statistics)[None],
+        counters=torch.tensor([[snapshot.env_steps, snapshot.frames, snapshot.updates, 0]]),
+        progress={"best_evaluation": score},
+    )
+    save_checkpoint(best_checkpoint(run), checkpoint)

@@ -1,5 +1,6 @@
 """What the scores of whole games say: evaluations in training and of a finished run."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
 from arcadia.errors import DivergedError, UserError
 from arcadia.files import write_atomically
-from arcadia.games import play_games
+from arcadia.games import environment_failures, play_games
 from arcadia.metrics import is_finite
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Game, Player, Recording
@@ -130,6 +131,43 @@ class PeriodicEvaluator:
         while not self.is_idle and not should_stop():
             finished += self.step()
         return finished
+
+
+def evaluate_snapshot(
+    config: TrainConfig,
+    make_env: EnvFactory,
+    snapshot: Snapshot,
+    *,
+    restart: int,
+    num_threads: int,
+    should_stop: Callable[[], bool],
+) -> Evaluation | None:
+    """Play the sampled games of one of training's evaluations; return None if told to stop.
+
+    Raises:
+        UserError: a game does not end.
+        DivergedError: the policy is not finite.
+        ProcessError: the environment raised something.
+    """
+    num_episodes = config.runtime.eval_episodes
+    with environment_failures():
+        player = Player(
+            config,
+            make_env,
+            num_episodes=num_episodes,
+            greedy=False,
+            seed=config.runtime.seed,
+            stream=restart,
+            num_envs=num_episodes,
+            num_threads=num_threads,
+            patience=PATIENCE,
+        )
+        with contextlib.closing(player):
+            player.start(snapshot)
+            evaluation = None
+            while evaluation is None and not should_stop():
+                evaluation = player.step()
+            return evaluation
 
 
 @dataclass(slots=True)

@@ -73,7 +73,7 @@ def play_games(
     rounds = -(-episodes // num_envs)
     slots = -(-episodes // rounds)  # games at once
     num_players = 1
-    with _failures():
+    with environment_failures():
         if spec_of(config.env, make_env).is_native:
             num_players = max(1, min(-(-num_envs // GAMES_PER_PROCESS), slots // MIN_GAMES_PER_PROCESS))
     ends = [slots * index // num_players for index in range(num_players + 1)]
@@ -89,7 +89,7 @@ def play_games(
         for index, (first, end) in enumerate(itertools.pairwise(ends))
     ]
     if num_players == 1:
-        with _failures(), one_torch_thread():
+        with environment_failures(), one_torch_thread():
             return _play(config, make_env, snapshot, parts[0], on_progress)
     games = _play_in_processes(config, make_env, snapshot, parts, on_progress)
     return Games(
@@ -100,7 +100,7 @@ def play_games(
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def environment_failures() -> Iterator[None]:
     """Turn what an environment raises into a ProcessError."""
     try:
         yield

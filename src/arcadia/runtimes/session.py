@@ -12,12 +12,13 @@ from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, RuntimeConfig, TrainConfig
 from arcadia.devices import check_gpus
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
-from arcadia.errors import UserError
+from arcadia.errors import DivergedError, ProcessError, UserError
+from arcadia.evaluation import evaluate_snapshot
 from arcadia.films import check_films
 from arcadia.metrics import check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
-from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, create_shared_state
+from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, Snapshot, create_shared_state, take_snapshot
 from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
 from arcadia.runtimes.ending import TrainResult
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
@@ -29,6 +30,7 @@ from arcadia.threads import one_torch_thread
 from arcadia.validation import validate, with_settings
 
 MAX_ROLLOUT_BYTES = 2**37
+LAST_EVALUATION_SECONDS = 60.0
 
 
 def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> TrainResult:
@@ -190,8 +192,37 @@ def _session(
             reason = run_workers(config, state, supervisor, make_env)
         except Exception:
             supervisor.finish("failure")
+            supervisor.close()
             raise
-        return supervisor.finish(reason)
+        result = supervisor.finish(reason)
+        if reason != "signal" and runtime.eval_episodes and not supervisor.is_evaluated:
+            _evaluate(config, take_snapshot(state), supervisor, display, make_env)
+        supervisor.close()
+        return result
+
+
+def _evaluate(
+    config: TrainConfig, snapshot: Snapshot, supervisor: Supervisor, display: Display, make_env: EnvFactory
+) -> None:
+    """Evaluate what training ends with, unless that takes long or is not wanted."""
+    display.line("evaluating the last parameters (their checkpoint is written; Ctrl-C skips this)")
+    end = time.monotonic() + LAST_EVALUATION_SECONDS
+    try:
+        evaluation = evaluate_snapshot(
+            config,
+            make_env,
+            snapshot,
+            restart=supervisor.restarts,
+            num_threads=num_cores(),
+            should_stop=lambda: supervisor.is_interrupted or time.monotonic() > end,
+        )
+    except (UserError, DivergedError, ProcessError) as error:
+        display.warning(f"the last parameters were not evaluated: {str(error).splitlines()[0]}")
+        return
+    if evaluation is not None:
+        supervisor.record_evaluation(evaluation)
+    elif not supervisor.is_interrupted:
+        display.warning(f"the last parameters were not evaluated within {LAST_EVALUATION_SECONDS:.0f} s")
 
 
 def _create_state(config: TrainConfig, model: ActorCritic) -> SharedState:

@@ -5,14 +5,13 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from arcadia.checkpoint import (
     Checkpoint,
     best_checkpoint,
     load_checkpoint,
-    save_checkpoint,
+    save_best,
     save_periodic,
     take_checkpoint,
 )
@@ -23,7 +22,7 @@ from arcadia.evaluation import summarize
 from arcadia.films import Film
 from arcadia.metrics import EpisodeRecord, MetricsWriter, RunningFigures, is_finite
 from arcadia.models import ActorCritic, FlatParameters
-from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState, Snapshot
+from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES, SharedState
 from arcadia.player import Evaluation
 from arcadia.runtimes.ending import StopReason, TrainResult, limit_reached
 from arcadia.runtimes.signals import StopSignals
@@ -70,6 +69,7 @@ class Supervisor:
         self._record = EpisodeRecord(*progress.get("episode_record", ()))
         self._seconds_before: float = progress.get("seconds", 0.0)
         self._skipped_updates: int = progress.get("skipped_updates", 0)
+        self._evaluated_updates = state.counter(UPDATES)  # of the last sampled evaluation, or of the session's start
         self._episodes = state.counters[:, EPISODES].clone()  # of each worker, that have a row in metrics.jsonl
         self._model, self._parameters = model, FlatParameters(model)
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
@@ -116,6 +116,8 @@ class Supervisor:
         """Log an evaluation; keep its parameters if its sampled games are the best so far."""
         mode = "greedy" if evaluation.greedy else "sampled"
         snapshot = evaluation.snapshot
+        if not evaluation.greedy:
+            self._evaluated_updates = snapshot.updates
         where = f"{duration(self.seconds)}  evaluation at {snapshot.env_steps:,} env_steps"
         if not all(map(is_finite, evaluation.episodes)):
             self._display.warning(f"{where}: a {mode} game's score is NaN or infinite; evaluation dropped")
@@ -138,7 +140,7 @@ class Supervisor:
         if is_best:
             self._best = evaluation.mean
             try:
-                self._save_best(snapshot)
+                save_best(self._run, snapshot, evaluation.mean)
             except OSError as error:
                 self._display.warning(f"the best parameters were not written ({error.strerror}): training goes on")
         self._display.line(
@@ -199,7 +201,6 @@ class Supervisor:
             self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
         self._write_metrics()
         self._show()
-        self._metrics.close()
         return TrainResult(
             self._run,
             reason,
@@ -211,6 +212,15 @@ class Supervisor:
             is_saved,
         )
 
+    def close(self) -> None:
+        """Write out all metrics; nothing more can be recorded."""
+        self._metrics.close()
+
+    @property
+    def is_evaluated(self) -> bool:
+        """True where the sampled games of an evaluation are of the last update, or there was none in this session."""
+        return self._evaluated_updates >= self._state.counter(UPDATES)
+
     @property
     def is_interrupted(self) -> bool:
         """True once a signal has asked training to stop."""
@@ -220,16 +230,6 @@ class Supervisor:
     def restarts(self) -> int:
         """How often the run was resumed or a process of it started again; part of a worker's seed."""
         return self._restarts
-
-    def _save_best(self, snapshot: Snapshot) -> None:
-        checkpoint = Checkpoint(
-            parameters=torch.from_numpy(snapshot.parameters),
-            optimizer_state={},
-            statistics=torch.from_numpy(snapshot.statistics)[None],
-            counters=torch.tensor([[snapshot.env_steps, snapshot.frames, snapshot.updates, 0]]),
-            progress={"best_evaluation": self._best},
-        )
-        save_checkpoint(best_checkpoint(self._run), checkpoint)
 
     def _stop_reason(self) -> StopReason | None:
         runtime = self._config.runtime
