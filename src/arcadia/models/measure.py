@@ -10,9 +10,11 @@ from arcadia.envs import EnvSpec
 from arcadia.models.interface import build_model
 from arcadia.threads import one_torch_thread
 
+MAX_ROWS = 64
+
 
 def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfloat16"]:
-    """Return "bfloat16" or "float32", whichever acts and learns faster (about half a second).
+    """Return "bfloat16" or "float32", whichever acts and learns faster (some tenths of a second).
 
     Times the acting passes and the learning pass of a short rollout, on one thread, the better of two. Models without
     convolutions are too small to gain, and the caller's own may not be made for bfloat16: float32. A GPU is taken to be
@@ -28,7 +30,8 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
 
 
 def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
-    num_steps, num_envs = min(config.runtime.num_steps[0], 8), config.envs_per_worker
+    num_envs = config.envs_per_worker
+    num_steps = max(1, min(config.runtime.num_steps[0], MAX_ROWS // num_envs))
     model = build_model(config.model, spec, seed=0, dtype=dtype)
     observation = torch.rand(num_steps, num_envs, *spec.observation_shape).to(dtype)
     is_first = torch.zeros(num_steps, num_envs, dtype=torch.bool)
