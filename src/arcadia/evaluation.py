@@ -75,22 +75,9 @@ class PeriodicEvaluator:
         restart: int = 0,
     ) -> None:
         self._take_snapshot, self._min_seconds = snapshot, min_seconds
-        num_episodes = config.runtime.eval_episodes
         self._turn = 0
         self._modes = [
-            _Mode(
-                Player(
-                    config,
-                    make_env,
-                    num_episodes=num_episodes,
-                    greedy=greedy,
-                    seed=config.runtime.seed,
-                    stream=restart,
-                    num_envs=num_episodes,
-                    patience=PATIENCE,
-                ),
-                GREEDY_TURNS if greedy else 1,
-            )
+            _Mode(_player(config, make_env, greedy=greedy, restart=restart), GREEDY_TURNS if greedy else 1)
             for greedy in (False, True)
         ]
 
@@ -139,7 +126,6 @@ def evaluate_snapshot(
     snapshot: Snapshot,
     *,
     restart: int,
-    num_threads: int,
     should_stop: Callable[[], bool],
 ) -> Evaluation | None:
     """Play the sampled games of one of training's evaluations; return None if told to stop.
@@ -149,25 +135,31 @@ def evaluate_snapshot(
         DivergedError: the policy is not finite.
         ProcessError: the environment raised something.
     """
-    num_episodes = config.runtime.eval_episodes
     with environment_failures():
-        player = Player(
-            config,
-            make_env,
-            num_episodes=num_episodes,
-            greedy=False,
-            seed=config.runtime.seed,
-            stream=restart,
-            num_envs=num_episodes,
-            num_threads=num_threads,
-            patience=PATIENCE,
-        )
+        # Each thread rests once its game is over.
+        player = _player(config, make_env, greedy=False, restart=restart, num_threads=config.runtime.eval_episodes)
         with contextlib.closing(player):
             player.start(snapshot)
             evaluation = None
             while evaluation is None and not should_stop():
                 evaluation = player.step()
             return evaluation
+
+
+def _player(config: TrainConfig, make_env: EnvFactory, *, greedy: bool, restart: int, num_threads: int = 1) -> Player:
+    """Build a player of training's evaluations, one game an environment."""
+    num_episodes = config.runtime.eval_episodes
+    return Player(
+        config,
+        make_env,
+        num_episodes=num_episodes,
+        greedy=greedy,
+        seed=config.runtime.seed,
+        stream=restart,
+        num_envs=num_episodes,
+        num_threads=num_threads,
+        patience=PATIENCE,
+    )
 
 
 @dataclass(slots=True)

@@ -213,7 +213,6 @@ def _evaluate(
             make_env,
             snapshot,
             restart=supervisor.restarts,
-            num_threads=num_cores(),
             should_stop=lambda: supervisor.is_interrupted or time.monotonic() > end,
         )
     except (UserError, DivergedError, ProcessError) as error:
