@@ -400,7 +400,7 @@ def test_arguments_out_of_range_are_refused(trained, arguments, message):
 def test_a_run_without_a_best_evaluation_says_so(tmp_path):
     run = tmp_path / "run"
     train(configure(TOY, "CartPole-v1", run, runtime="serial", total_steps=1, num_steps=3, eval_episodes=0))
-    with pytest.raises(UserError, match="no best evaluation yet"):
+    with pytest.raises(UserError, match="no evaluation that was completed"):
         evaluate_run(run, episodes=1, best=True)
     assert not (run / "evaluations").exists()
 
@@ -548,6 +548,7 @@ def test_a_script_without_a_guard_is_told_so(start, pong, tmp_path, call):
     errors = cli.stderr.read_text()
     assert 'exited with code 1 before it began (a script calls Arcadia under `if __name__ == "__main__":`)' in errors
     assert errors.count("Traceback") == 1  # the script's own
+    assert "started again" not in cli.stdout.read_text()
 
 
 def test_environments_of_the_callers_own_are_stepped_where_they_are_made(tmp_path):
@@ -588,6 +589,12 @@ def test_a_protocol_by_flag(pong):
     assert sticky["ci95"] is not None
     assert save_evaluation(pong, sticky) != save_evaluation(pong, fixed)
     assert save_evaluation(pong, sticky).name.endswith("-env-ALE-Pong-v5-6.json")
+
+
+def test_another_task_is_no_protocol(trained):
+    with pytest.raises(UserError, match=r"has learned CartPole-v1, not Acrobot-v1: give another id of the same game$"):
+        evaluate_run(trained, episodes=2, env="Acrobot-v1")
+    assert evaluate_run(trained, episodes=2, env="CartPole-v1").result["env"] == "CartPole-v1"
 
 
 def test_a_protocol_of_another_game_is_refused(pong):

@@ -20,6 +20,7 @@ from arcadia.envs import atari
 from arcadia.errors import UserError
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
+from arcadia.report.figures import LONG_LABEL, learning_curves
 from arcadia.report.runs import differences, group, mean_curve, read_run
 from arcadia.run_directory import new_run
 from arcadia.runtimes import train
@@ -51,6 +52,27 @@ def test_a_run_is_read_with_its_last_score_and_what_was_skipped(tmp_path: Path) 
     assert run.column("minutes").tolist() == pytest.approx([0.05, 0.1, 0.15])
     assert len(run.evaluations) == 1
     assert np.isnan(run.column("no_such_figure")).all()
+
+
+def test_the_longest_names_of_runs_leave_the_curves_their_room(tmp_path: Path) -> None:
+    limits = {"total_minutes": 123.0, "normalize_advantage": True}
+    settings = limits | {
+        "entropy_schedule": "linear",
+        "reward_scale": 0.123456,
+        "lr": 0.123456,
+        "gamma": 0.123456,
+        "epsilon": 0.5,
+        "alpha": 0.5,
+    }
+    runs = [read_run(make_run(tmp_path / "a", [1.0])), read_run(make_run(tmp_path / "b", [2.0], **settings))]
+    groups = group(runs)
+    assert max(len(each.label) for each in groups) > 2 * LONG_LABEL
+    figure = learning_curves(groups, "env_steps", {})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    legend = axes.get_legend().get_window_extent()
+    assert axes.get_position().width > 0.85
+    assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
 
 
 def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path: Path) -> None:

@@ -514,6 +514,20 @@ def test_a_last_evaluation_that_fails_costs_nothing(tmp_path, capsys):
     assert "the last parameters were not evaluated: the environment failed: ArithmeticError" in capsys.readouterr().out
 
 
+def test_ctrl_c_skips_the_last_evaluation_of_a_run_that_is_complete(start, tmp_path):
+    run = tmp_path / "run"
+    options = ("--runtime", "serial", "--total-steps", 2_000, "--eval-episodes", 1_000, "--eval-updates", 10**9)
+    cli = start("train", "Pendulum-v1", *options, "--num-envs", 4, "--run-dir", run, *ONE_UPDATE)
+    cli.wait_until(lambda: "evaluating the last parameters" in cli.stdout.read_text(), "last evaluation")
+    cli.process.send_signal(signal.SIGINT)
+    assert cli.end() == 0
+    *_, skipped, reached, _ = cli.stdout.read_text().splitlines()
+    assert skipped == "the last parameters were not evaluated"
+    assert reached.startswith("total_steps reached: ")
+    assert final(run).env_steps >= 2_000
+    assert not evaluations_of(run)
+
+
 def test_a_last_evaluation_takes_no_longer_than_it_may(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("arcadia.runtimes.session.LAST_EVALUATION_SECONDS", 0.2)
     config = configure(TOY, "toy", tmp_path / "run", runtime="serial", total_steps=1_000, eval_episodes=3)

@@ -54,6 +54,8 @@ def train(
         ProcessError, DivergedError: training failed; a checkpoint has been written.
     """
     end_where_imported()
+    if not isinstance(env, str):
+        raise UserError(f"env must be the name of an environment, got {env!r}")
     check_importable(make_env=make_env, make_torso=make_torso)
     if make_env is not make_vector_env:
         _check_name(env)

@@ -185,11 +185,19 @@ def load_run_snapshot(run: Path, *, best: bool) -> tuple[Path, Snapshot]:
     else:
         found = load_newest(run)
     if found is None:
-        raise UserError(f"{run} has no {'best evaluation' if best else 'checkpoint'} yet: train it longer")
+        if best:
+            raise UserError(f"{run} has no evaluation that was completed: take its newest parameters, without best")
+        raise UserError(f"{run} has no checkpoint yet: train it longer")
     path, checkpoint = found
     env_steps, frames, updates, _ = checkpoint.counters.sum(0).tolist()
     parameters, statistics = checkpoint.parameters.numpy(), checkpoint.statistics.sum(0).numpy()
     return path, Snapshot(parameters, statistics, env_steps, frames, updates)
+
+
+def _is_same_game(env: str, other: str) -> bool:
+    """Return whether two ids are of one Atari game."""
+    game = game_of(env)
+    return game is not None and game == game_of(other)
 
 
 class Evaluated(NamedTuple):
@@ -230,12 +238,12 @@ def evaluate_run(
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} must be an integer >= 1, got {value}")
+            raise UserError(f"{name} must be an integer >= 1, got {value!r}")
     if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed must be an integer >= 0, got {seed}")
+        raise UserError(f"seed must be an integer >= 0, got {seed!r}")
     config = load_config(run)
     protocol = {name: value for name, value in (("env", env), ("noop_max", noop_max)) if value is not None}
-    if env is not None and game_of(env) != game_of(config.env.env):
+    if env is not None and env != config.env.env and not _is_same_game(env, config.env.env):
         raise UserError(f"{run} has learned {config.env.env}, not {env}: give another id of the same game")
     config = with_settings(config, protocol)
     path, snapshot = load_run_snapshot(run, best=best)

@@ -25,7 +25,7 @@ class EvalArguments:
     greedy: Switch = False
     """Take the most probable action instead of sampling."""
     best: Switch = False
-    """Use the parameters of the best evaluation in training, in a short run early ones, instead of the newest."""
+    """Use the parameters of the best evaluation in training instead of the newest."""
     num_envs: int = 64
     """At most so many games at once, of Atari with a fixed frame skip spread over processes of up to 32."""
     seed: int = 1_000_000
@@ -108,7 +108,7 @@ class PlayArguments:
     greedy: Switch = False
     """Take the most probable action instead of sampling."""
     best: Switch = False
-    """Use the parameters of the best evaluation in training, in a short run early ones, instead of the newest."""
+    """Use the parameters of the best evaluation in training instead of the newest."""
     seed: int = 2_000_000
     """Seed of the game and of sampling."""
 

@@ -77,6 +77,8 @@ def resume(arguments: list[str]) -> int:
 
 def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
     """Run a training session and, unless it is quiet, say how it ended."""
+    from arcadia.runtimes.ending import REASONS
+
     result = session()
     code = 0 if result.signal_number is None else 128 + result.signal_number
     if not result.is_saved:
@@ -89,15 +91,8 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
     if quiet:
         return code
     score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
-    why = {
-        "total_steps": "total_steps reached",
-        "total_minutes": "total_minutes over",
-        "total_episodes": "total_episodes reached",
-        "stop_score": "stop_score reached",
-        "signal": "stopped by a signal",
-    }[result.reason]
     print(
-        f"{why}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
+        f"{REASONS[result.reason]}: {result.env_steps:,} env_steps in {result.seconds / 60:.1f} minutes, "
         f"mean score of the last 100 episodes {score}"
     )
     # With the limit that was reached, another session would end at once.

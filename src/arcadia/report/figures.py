@@ -1,6 +1,7 @@
 """The pictures of a report."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#010203"  # text and axes; on the page it takes the color of the text around it
+LONG_LABEL = 50  # characters: two do not fit side by side
 COLORS = ("#2f81f7", "#e8590c", "#2b9348", "#c2255c", "#9c6ade", "#b08800", "#0c8599", "#868e96")
 
 
@@ -22,8 +24,8 @@ def learning_curves(groups: list[Group], axis: str, references: dict[str, float]
     for color, group in zip(_cycle(len(groups)), groups, strict=True):
         curve = mean_curve(group.runs, axis)
         count = sum(run.score is not None for run in group.runs)
-        label = (group.label + (f" ({count} seeds)" if count > 1 else "")).replace("$", r"\$")
-        axes.plot(curve.x, curve.mean, color=color, linewidth=2, label=label)
+        label = textwrap.fill(group.label + (f" ({count} runs)" if count > 1 else ""), 2 * LONG_LABEL)
+        axes.plot(curve.x, curve.mean, color=color, linewidth=2, label=label.replace("$", r"\$"))
         if count > 1:
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
             for run in group.runs:
@@ -52,7 +54,8 @@ def learning_curves(groups: list[Group], axis: str, references: dict[str, float]
         )
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("score, mean of the last 100 games")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, labelcolor=INK, ncols=2)
+    columns = 2 if all(len(group.label) <= LONG_LABEL for group in groups) else 1
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, labelcolor=INK, ncols=columns)
     return figure
 
 

@@ -86,7 +86,7 @@ def _result(each: Group) -> dict[str, Any]:
     mean = float(np.mean(scores)) if scores else None
     return {
         "label": each.label,
-        "seeds": len(each.runs),
+        "seeds": len({run.config.runtime.seed for run in each.runs}),
         "mean": mean,
         "scores": scores,
         "human": None if mean is None else human_normalized(game, mean),

@@ -103,7 +103,8 @@ def read_run(path: Path) -> Run:
     try:
         rows = read_metrics(path, _FIGURES)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}/metrics.jsonl cannot be read ({error}): has the run begun?") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}/metrics.jsonl cannot be read ({why}): has the run begun?") from None
     of_kind = {kind: _rows(path, rows, kind) for kind in _FIGURES}
     if not of_kind["train"]:
         raise UserError(f"{path} has no figures yet: train it longer")

@@ -7,6 +7,13 @@ from arcadia.config import RuntimeConfig
 from arcadia.parameters import ENV_STEPS, EPISODES, SharedState
 
 StopReason = Literal["total_steps", "total_minutes", "total_episodes", "stop_score", "signal", "failure"]
+REASONS: dict[StopReason, str] = {
+    "total_steps": "total_steps reached",
+    "total_minutes": "total_minutes over",
+    "total_episodes": "total_episodes reached",
+    "stop_score": "stop_score reached",
+    "signal": "stopped by a signal",
+}
 
 
 class TrainResult(NamedTuple):
@@ -14,7 +21,7 @@ class TrainResult(NamedTuple):
 
     run: Path
     reason: StopReason
-    signal_number: int | None
+    signal_number: int | None  # where that was the reason
     env_steps: int
     seconds: float  # of training, earlier sessions of a resumed run included
     mean_return: float | None  # of the last 100 episodes

@@ -66,10 +66,11 @@ def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor,
             children.start(index, name, _evaluate, (config, state, make_env, supervisor.restarts, updates))
 
     try:
-        for name in names[:num_workers]:
-            start(name)
+        reason = supervisor.tick()
+        if reason is None:
+            for name in names[:num_workers]:
+                start(name)
         waiting = names[num_workers:]  # until the workers have begun: their start is what takes time
-        reason = None
         while reason is None:
             reason = supervisor.tick()
             if waiting and state.counter(UPDATES) > 0:
@@ -103,6 +104,8 @@ class _RestartLimit:
         name = death.name
         if death.is_final:
             raise ProcessError(death.why)
+        if not death.signs_of_life and not death.is_external:  # its imports failed, and would again
+            raise ProcessError(f"{name} {death.why}")
         if death.signs_of_life >= FRUITFUL_STEPS:
             self._fruitless[name] = 0
         elif not death.is_external:

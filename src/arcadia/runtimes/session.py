@@ -20,7 +20,7 @@ from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, Snapshot, create_shared_state, take_snapshot
 from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
-from arcadia.runtimes.ending import TrainResult
+from arcadia.runtimes.ending import REASONS, TrainResult
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
@@ -195,7 +195,10 @@ def _session(
             supervisor.close()
             raise
         result = supervisor.finish(reason)
-        if reason != "signal" and runtime.eval_episodes and not supervisor.is_evaluated:
+        if runtime.eval_episodes and not supervisor.is_interrupted and not supervisor.is_evaluated:
+            display.line(
+                f"{REASONS[reason]}: evaluating the last parameters (their checkpoint is written; Ctrl-C skips this)"
+            )
             _evaluate(config, take_snapshot(state), supervisor, display, make_env)
         supervisor.close()
         return result
@@ -205,7 +208,6 @@ def _evaluate(
     config: TrainConfig, snapshot: Snapshot, supervisor: Supervisor, display: Display, make_env: EnvFactory
 ) -> None:
     """Evaluate what training ends with, unless that takes long or is not wanted."""
-    display.line("evaluating the last parameters (their checkpoint is written; Ctrl-C skips this)")
     end = time.monotonic() + LAST_EVALUATION_SECONDS
     try:
         evaluation = evaluate_snapshot(
@@ -220,7 +222,9 @@ def _evaluate(
         return
     if evaluation is not None:
         supervisor.record_evaluation(evaluation)
-    elif not supervisor.is_interrupted:
+    elif supervisor.is_interrupted:
+        display.line("the last parameters were not evaluated")
+    else:
         display.warning(f"the last parameters were not evaluated within {LAST_EVALUATION_SECONDS:.0f} s")
 
 

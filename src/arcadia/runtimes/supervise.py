@@ -204,7 +204,7 @@ class Supervisor:
         return TrainResult(
             self._run,
             reason,
-            self._signals.number,
+            self._signals.number if reason == "signal" else None,
             self._state.counter(ENV_STEPS),
             self.seconds,
             self._figures.mean_return,
@@ -213,7 +213,8 @@ class Supervisor:
         )
 
     def close(self) -> None:
-        """Write out all metrics; nothing more can be recorded."""
+        """Show the last figures and write out all metrics; nothing more can be recorded."""
+        self._show()
         self._metrics.close()
 
     @property
