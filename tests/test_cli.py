@@ -272,7 +272,7 @@ def test_a_bad_value_for_resume_is_refused_and_not_written(arcadia, own_run, arg
         (["--episodes", "0"], ["episodes must be an integer >= 1", "got 0"]),
         (["--num-envs", "0"], ["num_envs must be an integer >= 1", "got 0"]),
         (["--seed", "-1"], ["seed must be an integer >= 0", "got -1"]),
-        (["--best"], ["no best evaluation"]),
+        (["--best"], ["no evaluation that was completed"]),
     ],
     ids=" ".join,
 )

@@ -518,7 +518,7 @@ def test_ctrl_c_skips_the_last_evaluation_of_a_run_that_is_complete(start, tmp_p
     run = tmp_path / "run"
     options = ("--runtime", "serial", "--total-steps", 2_000, "--eval-episodes", 1_000, "--eval-updates", 10**9)
     cli = start("train", "Pendulum-v1", *options, "--num-envs", 4, "--run-dir", run, *ONE_UPDATE)
-    cli.wait_until(lambda: "evaluating the last parameters" in cli.stdout.read_text(), "last evaluation")
+    cli.wait_until(lambda: "evaluating these parameters" in cli.stdout.read_text(), "last evaluation")
     cli.process.send_signal(signal.SIGINT)
     assert cli.end() == 0
     *_, skipped, reached, _ = cli.stdout.read_text().splitlines()

@@ -220,7 +220,7 @@ def test_play_and_eval_write_videos_into_the_run(
         (["--video", "folder.mp4"], "video folder.mp4 is a folder"),
         (["--video", "no/such/folder/game.mp4"], "the folder no/such/folder does not exist"),
         (["--seed", "-1"], "seed must be an integer >= 0, got -1"),
-        (["--best"], "no best evaluation yet"),
+        (["--best"], "no evaluation that was completed"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -195,9 +195,11 @@ def load_run_snapshot(run: Path, *, best: bool) -> tuple[Path, Snapshot]:
 
 
 def _is_same_game(env: str, other: str) -> bool:
-    """Return whether two ids are of one Atari game."""
-    game = game_of(env)
-    return game is not None and game == game_of(other)
+    """Return whether two ids are of one Atari game, or versions of one other environment."""
+    game, other_game = game_of(env), game_of(other)
+    if game is None and other_game is None:
+        return env.rpartition("-v")[0] == other.rpartition("-v")[0] != ""
+    return game == other_game
 
 
 class Evaluated(NamedTuple):

@@ -196,9 +196,7 @@ def _session(
             raise
         result = supervisor.finish(reason)
         if runtime.eval_episodes and not supervisor.is_interrupted and not supervisor.is_evaluated:
-            display.line(
-                f"{REASONS[reason]}: evaluating the last parameters (their checkpoint is written; Ctrl-C skips this)"
-            )
+            display.line(f"{REASONS[reason]}: checkpoint written; evaluating these parameters (Ctrl-C skips this)")
             _evaluate(config, take_snapshot(state), supervisor, display, make_env)
         supervisor.close()
         return result

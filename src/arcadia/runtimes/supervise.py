@@ -292,8 +292,7 @@ class Supervisor:
 
     def _show(self) -> None:
         env_steps, rates = self._state.counter(ENV_STEPS), self._steps_per_s()
-        rate = float(rates.sum())
-        runtime = self._config.runtime
+        rate, runtime = float(rates.sum()), self._config.runtime
         left = (runtime.total_steps - env_steps) / rate if rate > 0 else None
         if runtime.total_minutes is not None:
             limit = max(0.0, 60 * runtime.total_minutes - self.seconds)
