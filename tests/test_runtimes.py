@@ -494,10 +494,10 @@ def test_a_run_ends_with_an_evaluation_of_its_last_parameters(tmp_path, runtime,
     last = evaluations_of(run)[-1]
     assert (last["mode"], last["env_steps"], last["episodes"]) == ("sampled", result.env_steps, 3)
     assert last["seconds"] == pytest.approx(result.seconds, abs=1.0)
-    best = load_checkpoint(best_checkpoint(run))
-    if best.progress["best_evaluation"] == last["mean"]:
-        assert best.parameters.equal(final(run).parameters)
     before = len(evaluations_of(run))
+    if runtime == "serial":
+        assert before == 1
+        assert load_checkpoint(best_checkpoint(run)).parameters.equal(final(run).parameters)
     resume(run)  # nothing is left to do
     assert len(evaluations_of(run)) == before
 

@@ -104,8 +104,6 @@ class _RestartLimit:
         name = death.name
         if death.is_final:
             raise ProcessError(death.why)
-        if not death.signs_of_life and not death.is_external:  # its imports failed, and would again
-            raise ProcessError(f"{name} {death.why}")
         if death.signs_of_life >= FRUITFUL_STEPS:
             self._fruitless[name] = 0
         elif not death.is_external:
