@@ -44,7 +44,7 @@ class Corridor(gymnasium.Env[Observation, int]):
         return np.array([self._position, self._door], np.float32)
 
 
-def make_corridors(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> GymVectorEnv:
+def make_corridors(config: EnvConfig, *, num_envs: int, seed: int) -> GymVectorEnv:
     """Build the environments of one worker. Workers import this function by its name."""
     return GymVectorEnv(Corridor, num_envs=num_envs, seed=seed)
 

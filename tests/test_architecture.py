@@ -115,7 +115,7 @@ def test_only_envs_imports_environments() -> None:
 
 
 def test_ale_py_is_imported_in_one_module() -> None:
-    assert _importers("ale_py") == {"arcadia.envs.atari"}
+    assert _importers("ale_py") == {"arcadia.envs.emulator"}
 
 
 def test_only_the_cluster_runtime_imports_ray() -> None:

@@ -1,6 +1,6 @@
-"""Atari on the real emulator: episode borders, scores, frames, starts, limits and determinism of both paths.
+"""Atari on the real emulator: episode borders, scores, frames, starts, limits and determinism.
 
-An emulator takes a quarter of a second to start, so most tests read one recording of each path.
+An emulator takes a tenth of a second to start, so most tests read one recording of each kind of frame skip.
 """
 
 import copy
@@ -18,16 +18,16 @@ from arcadia.types import Timestep
 
 B = 3
 NOOP, FIRE = 0, 1
-BREAKOUT = ["breakout", "Breakout-v4"]  # the native path and the scalar one
+BREAKOUT = ["breakout", "Breakout-v4"]  # a fixed frame skip and a random one
 Info = dict[str, np.ndarray]
 
 
-def _make(name: str, *, num_envs: int = B, seed: int = 3, num_threads: int = 1, **settings: Any) -> VectorEnv:
-    return make_vector_env(EnvConfig(env=name, **settings), num_envs=num_envs, seed=seed, num_threads=num_threads)
+def _make(name: str, *, num_envs: int = B, seed: int = 3, **settings: Any) -> VectorEnv:
+    return make_vector_env(EnvConfig(env=name, **settings), num_envs=num_envs, seed=seed)
 
 
 def _pong(
-    path: str,
+    skip: str,
     *,
     num_envs: int = B,
     sticky: float = 0.0,
@@ -36,9 +36,9 @@ def _pong(
     **settings: Any,
 ) -> Any:
     """Build Pong with limits that no id has."""
-    skip = 4 if path == "native" else (4, 5)  # both always skip 4
-    name, config = AtariName("pong", skip, sticky, max_decisions, max_frames), EnvConfig(**settings)
-    return Atari(name, config, num_envs=num_envs, seed=3, num_threads=1)
+    frame_skip = 4 if skip == "fixed" else (4, 5)  # both are always 4
+    name, config = AtariName("pong", frame_skip, sticky, max_decisions, max_frames), EnvConfig(**settings)
+    return Atari(name, config, num_envs=num_envs, seed=3)
 
 
 class Recording(NamedTuple):
@@ -66,22 +66,22 @@ class Recording(NamedTuple):
 
 def _record(env: Any, num_rows: int, action: int | None = None) -> Recording:
     """Reset and play one action all the time, or random ones."""
-    infos: list[Info] = []
 
-    def watched(call: Any) -> Any:
-        def forward(*arguments: Any, **keywords: Any) -> Any:
-            result = call(*arguments, **keywords)
-            infos.append({key: np.array(value) for key, value in result[-1].items()})
-            return result
+    def info() -> Info:
+        emulators = [emulator._ale for emulator in env._emulators]
+        return {
+            "lives": np.array([emulator.lives() for emulator in emulators]),
+            "frame_number": np.array([emulator.getFrameNumber() for emulator in emulators]),
+            "episode_frame_number": np.array([emulator.getEpisodeFrameNumber() for emulator in emulators]),
+        }
 
-        return forward
-
-    env._env.reset, env._env.step = watched(env._env.reset), watched(env._env.step)
     first, steps, copies = env.reset(), [], []
+    infos = [info()]
     actions = np.random.default_rng(0).integers(env.spec.num_actions, size=(num_rows, env.num_envs))
     for row in actions if action is None else np.full_like(actions, action):
         steps.append(env.step(row))
         copies.append(copy.deepcopy(steps[-1]))
+        infos.append(info())
     return Recording(env.spec, first, steps, copies, infos)
 
 
@@ -116,7 +116,7 @@ def test_action_outside_the_action_space_is_refused_and_the_game_goes_on(name: s
 @pytest.mark.parametrize("name", BREAKOUT)
 def test_records_have_the_promised_shapes_and_dtypes(name: str) -> None:
     recording = _breakout(name)
-    assert recording.spec == EnvSpec((3, 84, 84), np.dtype(np.uint8), 4, is_native=name == "breakout")
+    assert recording.spec == EnvSpec((3, 84, 84), np.dtype(np.uint8), 4, is_emulated=True)
     assert recording.spec.is_image
     for observation in (recording.first, recording.steps[0].observation):
         assert (observation.shape, observation.dtype) == ((B, 3, 84, 84), np.uint8)
@@ -218,18 +218,18 @@ def test_rewards_are_raw(name: str) -> None:
     assert rewards.max() > 1
 
 
-@pytest.mark.parametrize("path", ["native", "scalar"])
-def test_game_starts_differ_and_stay_within_the_no_ops(path: str) -> None:
+@pytest.mark.parametrize("skip", ["fixed", "random"])
+def test_game_starts_differ_and_stay_within_the_no_ops(skip: str) -> None:
     noop_max = 5
-    limit = {"max_frames": 16} if path == "native" else {"max_decisions": 4}
-    recording = _record(_pong(path, num_envs=2, noop_max=noop_max, **limit), 100, NOOP)
+    limit = {"max_frames": 16} if skip == "fixed" else {"max_decisions": 4}
+    recording = _record(_pong(skip, num_envs=2, noop_max=noop_max, **limit), 100, NOOP)
     resetting = recording.resetting()
     starts = recording.column("frames")[resetting]  # FIRE, then fewer than noop_max no-ops
     assert len(starts) >= 30
     assert len(np.unique(starts)) >= 3
     assert starts.min() >= 1
-    # The emulator starts with a frame. FIRE and each no-op take a frame, or a decision of the scalar path.
-    assert starts.max() <= (noop_max if path == "native" else 1 + 4 * noop_max)
+    # The emulator starts with a frame. FIRE and each no-op take a frame or, where the skip is random, a decision.
+    assert starts.max() <= (noop_max if skip == "fixed" else 1 + 4 * noop_max)
     assert (recording.info("episode_frame_number")[1:][resetting] == starts).all()
 
 
@@ -244,9 +244,9 @@ def test_later_resets_start_other_games(name: str) -> None:
     assert len(starts) >= 4
 
 
-@pytest.mark.parametrize(("path", "limit"), [("native", {"max_frames": 4}), ("scalar", {"max_decisions": 1})])
-def test_reset_while_a_reset_is_due_starts_counting_anew(path: str, limit: dict[str, int]) -> None:
-    env = _pong(path, num_envs=2, **limit)
+@pytest.mark.parametrize(("skip", "limit"), [("fixed", {"max_frames": 4}), ("random", {"max_decisions": 1})])
+def test_reset_while_a_reset_is_due_starts_counting_anew(skip: str, limit: dict[str, int]) -> None:
+    env = _pong(skip, num_envs=2, **limit)
     for _ in range(2):
         recording = _record(env, 1, NOOP)
         assert recording.column("reset_next").all()
@@ -255,35 +255,35 @@ def test_reset_while_a_reset_is_due_starts_counting_anew(path: str, limit: dict[
 
 def test_life_that_is_lost_in_the_no_ops_terminates_nothing() -> None:
     name = AtariName("breakout", (4, 5), 0.0, 3, 108_000)
-    recording = _record(Atari(name, EnvConfig(noop_max=80), num_envs=1, seed=3, num_threads=1), 40, NOOP)
+    recording = _record(Atari(name, EnvConfig(noop_max=80), num_envs=1, seed=3), 40, NOOP)
     lives, resetting = recording.info("lives"), recording.resetting()
     assert ((lives[1:] < lives[:-1]) & resetting).any()
     assert not recording.column("terminated")[resetting].any()
 
 
-@pytest.mark.parametrize("path", ["native", "scalar"])
-def test_limit_in_frames_truncates(path: str) -> None:
+@pytest.mark.parametrize("skip", ["fixed", "random"])
+def test_limit_in_frames_truncates(skip: str) -> None:
     limit = 60
-    recording = _record(_pong(path, num_envs=2, max_frames=limit), 60, NOOP)
+    recording = _record(_pong(skip, num_envs=2, max_frames=limit), 60, NOOP)
     truncated = recording.column("truncated")
     assert (recording.column("reset_next") == truncated).all()
     assert not recording.column("terminated").any()
     assert (truncated.sum(0) >= 2).all()
     frame = recording.info("episode_frame_number")
     assert (frame[1:][truncated] >= limit).all()
-    assert frame.max() < limit + 30 + 4  # the native path does not count its no-ops
+    assert frame.max() < limit + 30 * (1 if skip == "fixed" else 4) + 4  # FIRE and no-ops do not count
     _assert_restarts_follow_reset_next(recording)
 
 
 def test_limit_in_frames_is_exact_without_no_ops() -> None:
-    env = _pong("native", num_envs=1, max_frames=60, noop_max=1, fire_on_reset=False)
+    env = _pong("fixed", num_envs=1, max_frames=60, noop_max=1, fire_on_reset=False)
     rows = np.flatnonzero(_record(env, 48, NOOP).column("truncated"))
     assert rows.tolist() == [14, 30, 46]  # 15 decisions of 4 frames, then a row for the reset
 
 
 def test_limit_in_decisions_truncates_exactly_there() -> None:
     limit = 7
-    recording = _record(_pong("scalar", num_envs=2, max_decisions=limit, noop_max=1), 3 * (limit + 1), NOOP)
+    recording = _record(_pong("random", num_envs=2, max_decisions=limit, noop_max=1), 3 * (limit + 1), NOOP)
     expected = np.zeros((3 * (limit + 1), 2), np.bool_)
     expected[limit - 1 :: limit + 1] = True  # each episode takes one more row for its reset
     assert (recording.column("truncated") == expected).all()
@@ -293,15 +293,15 @@ def test_limit_in_decisions_truncates_exactly_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["ALE/Breakout-v5", "Breakout-v0"])
-def test_seed_decides_every_game_on_any_number_of_threads(name: str) -> None:
-    def play(seed: int, num_threads: int) -> list[bytes]:
-        env = _make(name, num_envs=2, seed=seed, num_threads=num_threads)
+def test_seed_decides_every_game(name: str) -> None:
+    def play(seed: int) -> list[bytes]:
+        env = _make(name, num_envs=2, seed=seed)
         steps = _record(env, 60).copies + _record(env, 20).copies  # the second reset too
         return [b"".join(np.ascontiguousarray(field).tobytes() for field in step) for step in steps]
 
-    one = play(3, 1)
-    assert play(3, 2) == one
-    assert play(9, 1) != one
+    one = play(3)
+    assert play(3) == one
+    assert play(9) != one
 
 
 @pytest.mark.parametrize(
@@ -335,19 +335,15 @@ def test_actions_stick_as_the_name_promises(name: str, is_sticky: bool) -> None:
 
 
 @pytest.mark.parametrize("sticky", [0.0, 0.25])
-def test_actions_stick_in_the_scalar_path_too(sticky: float) -> None:
-    env = _pong("scalar", num_envs=2, sticky=sticky, noop_max=1)
+def test_actions_stick_where_the_skip_is_random_too(sticky: float) -> None:
+    env = _pong("random", num_envs=2, sticky=sticky, noop_max=1)
     assert _is_reproduced_by_another_seed(env) == (sticky == 0)
 
 
 def test_games_that_are_dismissed_stand_still_until_the_next_reset():
-    """By threads: of three games in two, the first has one of its own."""
-    env, other = (
-        make_vector_env(EnvConfig(env="pong"), num_envs=3, seed=1, num_threads=num_threads) for num_threads in (2, 1)
-    )
+    env, other = (make_vector_env(EnvConfig(env="pong"), num_envs=3, seed=1) for _ in range(2))
     np.testing.assert_array_equal(env.reset(), other.reset())
     env.dismiss(0)
-    env.dismiss(1)
     for t in range(100):
         step, expected = (each.step(np.full(3, 2 + t % 2)) for each in (env, other))
         assert step.frames.tolist() == [0, 4, 4]

@@ -8,41 +8,62 @@ import pytest
 from arcadia.config import EnvConfig
 from arcadia.envs import make_vector_env
 from arcadia.envs.atari import Atari
+from arcadia.envs.emulator import Emulator
 from arcadia.envs.names import AtariName
 from arcadia.errors import UserError
 from arcadia.types import Timestep
 
 B = 2
 NOOP, FIRE, RIGHT = 0, 1, 2
-BREAKOUT = ["breakout", "Breakout-v4"]  # the native path and the scalar one
+RESET = -1
+BREAKOUT = ["breakout", "Breakout-v4"]  # a fixed frame skip and a random one
 
 
-class Emulator:
-    """Watches what an Atari object sends to its emulators and what they say of lives."""
+class Log:
+    """Watches what an Atari object sends to its emulators, RESET where a game starts, and what they say of lives."""
 
     def __init__(self, env: Atari) -> None:
-        self.actions: list[np.ndarray] = []
-        self.lives: list[np.ndarray] = []
-        step, reset = env._env.step, env._env.reset
+        self.actions: list[np.ndarray] = []  # [B] of every step
+        self.lives: list[np.ndarray] = []  # [B] of every reset and step
+        actions = np.zeros(env.num_envs, np.int64)
+        for b, emulator in enumerate(env._emulators):
+            self._watch(emulator, actions[b : b + 1])
+        step, reset = env.step, env.reset
 
-        def watched_step(action: np.ndarray) -> Any:
-            self.actions.append(np.array(action))
-            result = step(action)
-            self.lives.append(np.array(result[-1]["lives"]))
-            return result
+        def watched_step(action: np.ndarray) -> Timestep:
+            timestep = step(action)
+            self.actions.append(actions.copy())
+            self._note_lives(env)
+            return timestep
 
-        def watched_reset(**options: Any) -> Any:
-            result = reset(**options)
-            self.lives.append(np.array(result[-1]["lives"]))
-            return result
+        def watched_reset() -> Any:
+            observation = reset()
+            self._note_lives(env)
+            return observation
 
-        env._env.step, env._env.reset = watched_step, watched_reset
+        vars(env).update(step=watched_step, reset=watched_reset)
+
+    def _note_lives(self, env: Atari) -> None:
+        self.lives.append(np.array([emulator.lives for emulator in env._emulators]))
+
+    def _watch(self, emulator: Emulator, last_action: np.ndarray) -> None:
+        step, reset = emulator.step, emulator.reset
+
+        def watched_step(action: int, picture: np.ndarray) -> float:
+            last_action[:] = action
+            return step(action, picture)
+
+        def watched_reset(picture: np.ndarray) -> None:
+            last_action[:] = RESET
+            reset(picture)
+
+        vars(emulator).update(step=watched_step, reset=watched_reset)
 
 
-def _make(name: str, **settings: Any) -> tuple[Atari, Emulator]:
+def _make(name: str, **settings: Any) -> tuple[Atari, Log]:
     env = make_vector_env(EnvConfig(env=name, **settings), num_envs=B, seed=3)
     assert isinstance(env, Atari)
-    return env, Emulator(env)
+    return env, Log(env)
 
 
 def _play(env: Atari, num_rows: int, action: int) -> tuple[np.ndarray, list[Timestep]]:
@@ -52,9 +73,9 @@ def _play(env: Atari, num_rows: int, action: int) -> tuple[np.ndarray, list[Time
 
 @pytest.mark.parametrize("name", BREAKOUT)
 def test_forced_actions_start_every_game_and_every_life(name: str) -> None:
-    env, emulator = _make(name, noop_max=1, fire_on_reset=False, forced_actions=(FIRE, RIGHT))
+    env, log = _make(name, noop_max=1, fire_on_reset=False, forced_actions=(FIRE, RIGHT))
     _, steps = _play(env, 260, NOOP)
-    actions, lives = np.stack(emulator.actions), np.stack(emulator.lives)
+    actions, lives = np.stack(log.actions), np.stack(log.lives)
     forced = np.stack([step.forced for step in steps])
     reset_next = np.stack([step.reset_next for step in steps])
     for b in range(B):
@@ -62,7 +83,8 @@ def test_forced_actions_start_every_game_and_every_life(name: str) -> None:
         restarts = 0
         for row in range(len(steps)):
             if row and reset_next[row - 1, b]:
-                assert not forced[row, b], "the emulator resets and ignores the action"
+                assert not forced[row, b]
+                assert actions[row, b] == RESET
                 expected, restarts = [FIRE, RIGHT], restarts + 1
                 continue
             if expected:
@@ -105,12 +127,12 @@ def test_forced_action_that_the_game_lacks_is_refused() -> None:
 
 @pytest.mark.parametrize("name", BREAKOUT)
 def test_without_noop_action_a_is_the_games_action_a_plus_1(name: str) -> None:
-    env, emulator = _make(name, drop_noop=True)
+    env, log = _make(name, drop_noop=True)
     assert env.spec.num_actions == 3
     env.reset()
     for action in range(3):
         env.step(np.array([action, 2 - action]))
-    assert np.stack(emulator.actions).tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert np.stack(log.actions).tolist() == [[1, 3], [2, 2], [3, 1]]
     with pytest.raises(ValueError, match="3"):
         env.step(np.array([3, 0]))
 
@@ -118,10 +140,10 @@ def test_without_noop_action_a_is_the_games_action_a_plus_1(name: str) -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("name", BREAKOUT)
 def test_newest_frame_fills_the_stack_after_a_lost_life(name: str, terminal: bool) -> None:
-    env, emulator = _make(name, refill_on_life_loss=True, forced_actions=(FIRE,), terminal_on_life_loss=terminal)
+    env, log = _make(name, refill_on_life_loss=True, forced_actions=(FIRE,), terminal_on_life_loss=terminal)
     first, steps = _play(env, 200, RIGHT)
     assert all((first[:, 0] == first[:, i]).all() for i in range(4)), "a game's first frame too"
-    lives = np.stack(emulator.lives)
+    lives = np.stack(log.lives)
     before, refills = first, 0
     reset_last = np.zeros(B, np.bool_)
     for row, step in enumerate(steps):
@@ -166,10 +188,10 @@ def test_time_limit_of_the_config_replaces_that_of_the_name(name: str) -> None:
 def test_life_that_is_lost_while_a_forced_action_waits_starts_them_anew() -> None:
     name = AtariName("breakout", 4, 0.0, None, 108_000)
     config = EnvConfig(noop_max=1, fire_on_reset=False, forced_actions=(FIRE, *[RIGHT] * 60))
-    env = Atari(name, config, num_envs=1, seed=0, num_threads=1)
-    emulator = Emulator(env)
+    env = Atari(name, config, num_envs=1, seed=0)
+    log = Log(env)
     _play(env, 150, NOOP)
-    actions, lives = np.concatenate(emulator.actions), np.concatenate(emulator.lives)
+    actions, lives = np.concatenate(log.actions), np.concatenate(log.lives)
     lost = np.flatnonzero(lives[1:] < lives[:-1])
     assert len(lost) >= 2
     assert (actions[lost[:-1] + 1] == FIRE).all(), "each new life is served at once"

@@ -28,8 +28,8 @@ from toy_envs import (
     make_constant_reward,
     make_crash,
     make_endless,
-    make_in_one_thread,
     make_numbered,
+    make_restless,
     make_unserved,
     refuse,
 )
@@ -423,7 +423,7 @@ def test_an_environment_that_fails_in_an_evaluation_is_named(tmp_path):
     with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: the toy .*\nTraceback"):
         evaluate_run(run, episodes=2, make_env=make_crash)
 
-    def make_none(config, *, num_envs, seed, num_threads=1):
+    def make_none(config, *, num_envs, seed):
         raise ArithmeticError("none today")
 
     with pytest.raises(ProcessError, match=r"^the environment failed: ArithmeticError: none today"):
@@ -457,12 +457,12 @@ def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_
     recording, game = first.games[-1]
     camera = make_camera(first.config.env, num_envs=recording.num_envs, seed=recording.seed)
     assert [scene.score for scene in replay(camera, recording, game)][-1] == game.score
-    assert evaluate_run(pong, episodes=5, make_env=make_in_one_thread).result == first.result, "none stands still"
+    assert evaluate_run(pong, episodes=5, make_env=make_restless).result == first.result
 
 
 def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
-    def make_env(config, *, num_envs, seed, num_threads=1):
-        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+    def make_env(config, *, num_envs, seed):
+        env = make_vector_env(config, num_envs=num_envs, seed=seed)
         step = env.step
         env.step = lambda action: step(action)._replace(shifted=None)
         return env
@@ -551,8 +551,8 @@ def test_a_script_without_a_guard_is_told_so(start, pong, tmp_path, call):
 
 
 def test_environments_of_the_callers_own_are_stepped_where_they_are_made(tmp_path):
-    def make_env(config, *, num_envs, seed, num_threads=1):
-        env = make_numbered(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+    def make_env(config, *, num_envs, seed):
+        env = make_numbered(config, num_envs=num_envs, seed=seed)
         plain_step, home = env.step, threading.get_ident()
 
         def step(action):

@@ -13,7 +13,7 @@ from arcadia.envs.names import AtariName
 from arcadia.recipes import RECIPES
 
 NUM_DECISIONS = 60
-NATIVE, SCALAR = 4, (4, 5)  # frame skips: both are always 4
+FIXED, RANDOM = 4, (4, 5)  # frame skips: both are always 4
 
 
 def _raw(game: str, actions: np.ndarray) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
@@ -46,7 +46,7 @@ def _area(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _observations(name: AtariName, config: EnvConfig, actions: np.ndarray) -> list[np.ndarray]:
-    env = Atari(name, config, num_envs=1, seed=3, num_threads=1)
+    env = Atari(name, config, num_envs=1, seed=3)
     first = int(config.drop_noop)
     return [env.reset()[0], *(env.step(np.array([action - first])).observation[0] for action in actions)]
 
@@ -70,7 +70,7 @@ def _assert_equal(frame: np.ndarray, expected: np.ndarray, is_uncertain: np.ndar
     assert difference.max() <= 1
 
 
-@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize("skip", [FIXED, RANDOM])
 @pytest.mark.parametrize("game", ["pong", "breakout", "space_invaders"])
 def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip: int | tuple[int, int]) -> None:
     actions = np.random.default_rng(0).integers(1, 4, NUM_DECISIONS)
@@ -78,11 +78,11 @@ def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip:
     seen = _observations(name, _plain("wrappers-12"), actions)
     for frame, pictures in zip(seen, _raw(game, actions), strict=True):
         grey = [grey for _, grey in pictures]
-        picture = np.maximum(*grey) if skip == NATIVE else grey[-1]
+        picture = np.maximum(*grey) if skip == FIXED else grey[-1]
         _assert_equal(frame[0], *_round(_area(picture, (84, 84))))
 
 
-@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize("skip", [FIXED, RANDOM])
 @pytest.mark.parametrize(
     ("game", "rows"),
     [("pong", (34, 194)), ("space_invaders", (8, 196)), ("seaquest", (30, 190)), ("qbert", (12, 200))],
@@ -95,13 +95,13 @@ def test_a3g_frames_are_cropped_then_resized_then_grey(
     seen = _observations(name, _plain("a3g-lstm"), actions)
     for frame, pictures in zip(seen, _raw(game, actions), strict=True):
         rgb = [rgb for rgb, _ in pictures]
-        picture = np.maximum(*rgb) if skip == NATIVE else rgb[-1]
+        picture = np.maximum(*rgb) if skip == FIXED else rgb[-1]
         colors, uncertain_colors = _round(_area(picture[rows[0] : rows[1]], (80, 80)))
         expected, is_uncertain = _round(colors @ [0.299, 0.587, 0.114])
         _assert_equal(frame[0], expected, is_uncertain | uncertain_colors.any(-1))
 
 
-@pytest.mark.parametrize("skip", [NATIVE, SCALAR])
+@pytest.mark.parametrize("skip", [FIXED, RANDOM])
 @pytest.mark.parametrize(("recipe", "stack"), [("gru-160", 1), ("gru-160-stack4", 4)])
 def test_gru_frames_are_the_cropped_colours_themselves(recipe: str, stack: int, skip: int | tuple[int, int]) -> None:
     actions = np.random.default_rng(0).integers(1, 4, NUM_DECISIONS)
@@ -110,7 +110,7 @@ def test_gru_frames_are_the_cropped_colours_themselves(recipe: str, stack: int, 
     expected: list[np.ndarray] = []
     for observation, pictures in zip(seen, _raw("pong", actions), strict=True):
         rgb = [rgb for rgb, _ in pictures]
-        picture = np.maximum(*rgb) if skip == NATIVE else rgb[-1]
+        picture = np.maximum(*rgb) if skip == FIXED else rgb[-1]
         frame = picture[35:195].transpose(2, 0, 1)
         expected = [*(expected or [frame] * stack)[1:], frame]
         assert observation.shape == (3 * stack, 160, 160)

@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from toy_envs import TOY, configure
 
 from arcadia.cli import main
-from arcadia.envs import atari
+from arcadia.envs.emulator import GAMES
 from arcadia.errors import UserError
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report import write_report
@@ -109,7 +109,7 @@ def test_human_normalised_scores_and_published_ones() -> None:
     assert human_normalized("breakout", 30.5 * 2 - 1.7) == pytest.approx(2)
     assert human_normalized(None, 3.0) is None
     assert len(RANDOM_AND_HUMAN) == 57
-    assert set(RANDOM_AND_HUMAN) <= set(atari.games().values()), "ROM names"
+    assert set(RANDOM_AND_HUMAN) <= set(GAMES), "ROM names"
     assert published_scores("pong")["A2C, 40M frames (Schulman et al. 2017, arXiv:1707.06347)"] == 19.7
     assert published_scores("unknown") == {}
 

@@ -73,7 +73,7 @@ class ScriptedEnv:
         return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _scripted(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> ScriptedEnv:
+def _scripted(config: EnvConfig, *, num_envs: int, seed: int) -> ScriptedEnv:
     return ScriptedEnv()
 
 

@@ -327,82 +327,84 @@ class LatePixels(gymnasium.Env[NDArray[np.uint8], int]):
         return mask
 
 
-def make_memory(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_memory(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Memory, num_envs=num_envs, seed=seed)
 
 
-def make_constant_reward(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_constant_reward(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(ConstantReward, num_envs=num_envs, seed=seed)
 
 
-def make_balanced(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_balanced(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Balanced, num_envs=num_envs, seed=seed)
 
 
-def make_target(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_target(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Target, num_envs=num_envs, seed=seed)
 
 
-def make_crash(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_crash(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Crash, num_envs=num_envs, seed=seed)
 
 
-def make_endless(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_endless(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Endless, num_envs=num_envs, seed=seed)
 
 
-def make_unserved(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_unserved(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Unserved, num_envs=num_envs, seed=seed)
 
 
-def make_exit(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_exit(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Exit, num_envs=num_envs, seed=seed)
 
 
-def make_rare_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_rare_nan(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(RareNan, num_envs=num_envs, seed=seed)
 
 
-def make_only_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_only_nan(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(OnlyNan, num_envs=num_envs, seed=seed)
 
 
-def make_nan_observation(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_nan_observation(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(NanObservation, num_envs=num_envs, seed=seed)
 
 
-def make_infinite_observation(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_infinite_observation(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(InfiniteObservation, num_envs=num_envs, seed=seed)
 
 
-def make_half_nan(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_half_nan(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     """The first environment is well, the second one breaks."""
     kinds = iter([ConstantReward, OnlyNan] * 10)
     return GymVectorEnv(lambda: next(kinds)(), num_envs=num_envs, seed=seed)
 
 
-def make_choice(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_choice(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Choice, num_envs=num_envs, seed=seed)
 
 
-def make_numbered(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_numbered(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Numbered, num_envs=num_envs, seed=seed)
 
 
-def make_in_one_thread(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
-    """Ignore `num_threads`."""
-    return make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=1)
+def make_restless(config: EnvConfig, *, num_envs: int, seed: int) -> Any:
+    """Build emulators that go on when they are dismissed."""
+    env: Any = make_vector_env(config, num_envs=num_envs, seed=seed)
+    env.dismiss = lambda index: None
+    return env
 
 
-def make_catch(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_catch(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(Catch, num_envs=num_envs, seed=seed)
 
 
-def make_late_pixels(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_late_pixels(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     return GymVectorEnv(LatePixels, num_envs=num_envs, seed=seed)
 
 
-def make_crash_in_the_evaluator(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_crash_in_the_evaluator(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     """Break where neither one environment (for its shapes) nor a worker's number of them is asked for."""
     env = ConstantReward if num_envs in (1, config.num_envs) else Crash
     return GymVectorEnv(env, num_envs=num_envs, seed=seed)
@@ -469,8 +471,8 @@ class MakeEndlessPong:
     event: Callable[[], None]
     spares_first: bool = True
 
-    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> Any:
-        env = make_vector_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> Any:
+        env = make_vector_env(config, num_envs=num_envs, seed=seed)
         return EndlessPong(env, _nothing if self.spares_first and num_envs == 2 else self.event)
 
 

@@ -104,8 +104,8 @@ class _WithTorso:
     make_env: EnvFactory
     make_torso: TorsoFactory
 
-    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
-        env = self.make_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
+        env = self.make_env(config, num_envs=num_envs, seed=seed)
         env.spec = env.spec._replace(make_torso=self.make_torso)
         return env
 

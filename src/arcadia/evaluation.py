@@ -136,8 +136,7 @@ def evaluate_snapshot(
         ProcessError: the environment raised something.
     """
     with environment_failures():
-        # Each thread rests once its game is over.
-        player = _player(config, make_env, greedy=False, restart=restart, num_threads=config.runtime.eval_episodes)
+        player = _player(config, make_env, greedy=False, restart=restart)
         with contextlib.closing(player):
             player.start(snapshot)
             evaluation = None
@@ -146,7 +145,7 @@ def evaluate_snapshot(
             return evaluation
 
 
-def _player(config: TrainConfig, make_env: EnvFactory, *, greedy: bool, restart: int, num_threads: int = 1) -> Player:
+def _player(config: TrainConfig, make_env: EnvFactory, *, greedy: bool, restart: int) -> Player:
     """Build a player of training's evaluations, one game an environment."""
     num_episodes = config.runtime.eval_episodes
     return Player(
@@ -157,7 +156,6 @@ def _player(config: TrainConfig, make_env: EnvFactory, *, greedy: bool, restart:
         seed=config.runtime.seed,
         stream=restart,
         num_envs=num_episodes,
-        num_threads=num_threads,
         patience=PATIENCE,
     )
 
@@ -228,7 +226,7 @@ def evaluate_run(
     """Play whole games with a run's newest or best parameters.
 
     Args:
-        num_envs: at most so many games at once, of native environments in several processes.
+        num_envs: at most so many games at once, of Atari games in several processes.
         env: another id of the run's game, for its protocol, such as sticky actions.
         noop_max: a game starts with fewer than this many random no-ops.
         record: keep the recording from which videos are made.

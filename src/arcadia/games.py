@@ -62,7 +62,7 @@ def play_games(
 ) -> Games:
     """Play whole games, at most `num_envs` at once, every environment the same number of rounds, or one less.
 
-    Native environments are spread over processes, a number that does not depend on the machine, for the seed's games
+    Emulators are spread over processes, a number that does not depend on the machine, for the seed's games
     depend on it; others, which may not like to be anywhere else than where they were made, play here.
 
     Raises:
@@ -74,7 +74,7 @@ def play_games(
     slots = -(-episodes // rounds)  # games at once
     num_players = 1
     with environment_failures():
-        if spec_of(config.env, make_env).is_native:
+        if spec_of(config.env, make_env).is_emulated:
             num_players = max(1, min(-(-num_envs // GAMES_PER_PROCESS), slots // MIN_GAMES_PER_PROCESS))
     ends = [slots * index // num_players for index in range(num_players + 1)]
     parts = [
@@ -187,7 +187,6 @@ def _play(config: TrainConfig, make_env: EnvFactory, snapshot: Snapshot, part: P
         greedy=part.greedy,
         seed=part.seed,
         num_envs=part.num_envs,
-        num_threads=part.num_envs,  # each rests once its games are over
         record=part.record,
         stream=part.stream,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, NativeEnv, VectorEnv
+from arcadia.envs import EmulatedEnv, EnvFactory, VectorEnv
 from arcadia.errors import DivergedError, UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
@@ -87,7 +87,6 @@ class Player:
         greedy: bool,
         seed: int,
         num_envs: int,
-        num_threads: int = 1,
         record: bool = False,
         patience: int | None = None,
         stream: int = 0,
@@ -96,7 +95,7 @@ class Player:
         seeds = np.random.SeedSequence(entropy).generate_state(2)
         env_seed, action_seed = int(seeds[0]) >> 2, int(seeds[1])
         env_config = replace(config.env, stagger=False)  # whole games
-        self._env: VectorEnv = make_env(env_config, num_envs=num_envs, seed=env_seed, num_threads=num_threads)
+        self._env: VectorEnv = make_env(env_config, num_envs=num_envs, seed=env_seed)
         dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
@@ -157,8 +156,8 @@ class Player:
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1
-                if self._missing[b] == 0 and self._env.spec.is_native:
-                    cast(NativeEnv, self._env).dismiss(b)
+                if self._missing[b] == 0 and self._env.spec.is_emulated:
+                    cast(EmulatedEnv, self._env).dismiss(b)
                 if self.recording is not None:
                     stop = len(self.recording.decisions)
                     self.recording.games.append(Game(b, stop - episode.length, stop, episode.episode_return))

@@ -256,7 +256,7 @@ def random_play(config: EnvConfig, num_workers: int, num_envs: int) -> Iterator[
 
 def _play(connection: Connection, config: EnvConfig, num_envs: int, worker: int) -> None:
     """Step environments with random actions when asked to; send the rate of decisions per second."""
-    env = make_vector_env(config, num_envs=num_envs, seed=worker, num_threads=1)
+    env = make_vector_env(config, num_envs=num_envs, seed=worker)
     env.reset()
     rng = np.random.default_rng(worker)
     actions: Actions

@@ -50,7 +50,7 @@ class Worker:
         restart: int = 0,
     ) -> None:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
-        env = make_env(config.env, num_envs=config.envs_per_worker, seed=env_seed, num_threads=1)
+        env = make_env(config.env, num_envs=config.envs_per_worker, seed=env_seed)
         lengths = config.runtime.num_steps
         self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker

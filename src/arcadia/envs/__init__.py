@@ -2,14 +2,14 @@
 
 from arcadia.envs.factory import find, game_of, make_camera, make_vector_env, repeats_itself, spec_of
 from arcadia.envs.gym import GymVectorEnv
-from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, NativeEnv, TorsoFactory, VectorEnv
+from arcadia.envs.interface import Camera, EmulatedEnv, EnvFactory, EnvSpec, TorsoFactory, VectorEnv
 
 __all__ = [
     "Camera",
+    "EmulatedEnv",
     "EnvFactory",
     "EnvSpec",
     "GymVectorEnv",
-    "NativeEnv",
     "TorsoFactory",
     "VectorEnv",
     "find",

@@ -120,22 +120,21 @@ def _closest(name: str, ids: set[str], atari_games: dict[str, str]) -> str:
     return f"; closest: {', '.join(by_simple[key] for key in keys)}"
 
 
-def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+def make_vector_env(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
     """Build B environments of `config.env`.
 
     Args:
         config: id and preprocessing.
         num_envs: B.
-        seed: same seed and actions give the same observations, whatever `num_threads` is.
-        num_threads: emulator threads (native Atari only).
+        seed: same seed and actions give the same observations.
 
     Raises:
         UserError: unknown id, unsupported spaces, or a missing extra.
     """
-    return _make(config, num_envs, seed, num_threads)
+    return _make(config, num_envs, seed)
 
 
-def make_camera(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> Camera:
+def make_camera(config: EnvConfig, *, num_envs: int, seed: int) -> Camera:
     """Build environments as `make_vector_env` does that show pictures too. Their observations are others.
 
     Raises:
@@ -143,17 +142,17 @@ def make_camera(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int
     """
     config = dataclasses.replace(config, color=True, crop="none", frame_stack=1, stagger=False)
     try:
-        return _make(config, num_envs, seed, num_threads, render_mode="rgb_array")
+        return _make(config, num_envs, seed, render_mode="rgb_array")
     except TypeError as error:
         raise UserError(f"{config.env} has no pictures to show: {error}") from None
 
 
-def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwargs: Any) -> "Atari | GymVectorEnv":
+def _make(config: EnvConfig, num_envs: int, seed: int, **kwargs: Any) -> "Atari | GymVectorEnv":
     found = find(config.env)
     if isinstance(found, AtariName):
         from arcadia.envs.atari import Atari
 
-        return Atari(found, config, num_envs=num_envs, seed=seed, num_threads=min(num_threads, num_envs))
+        return Atari(found, config, num_envs=num_envs, seed=seed)
     make = _make_bullet if "Bullet" in found else gymnasium.make
     if ".mujoco" in str(gymnasium.spec(found).entry_point):
         make = _make_mujoco
@@ -175,7 +174,7 @@ def _make(config: EnvConfig, num_envs: int, seed: int, num_threads: int, **kwarg
 
 def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpec:
     """Return the shapes of `config.env`, from one environment that is built and closed."""
-    env = make_env(config, num_envs=1, seed=0, num_threads=1)
+    env = make_env(config, num_envs=1, seed=0)
     env.close()
     return env.spec
 

@@ -22,7 +22,7 @@ class EnvSpec(NamedTuple):
     frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
     is_continuous: bool = False
     make_torso: TorsoFactory | None = None  # the caller's own
-    is_native: bool = False  # steps outside the Python interpreter, in any process that it is built in; a NativeEnv
+    is_emulated: bool = False  # games on an emulator, which any process may build: an EmulatedEnv
 
     @property
     def is_image(self) -> bool:
@@ -63,11 +63,11 @@ class VectorEnv(Protocol):
         """Release what the environments hold."""
 
 
-class NativeEnv(VectorEnv, Protocol):
-    """Environments whose spec says `is_native`."""
+class EmulatedEnv(VectorEnv, Protocol):
+    """Environments whose spec says `is_emulated`."""
 
     def dismiss(self, index: int) -> None:
-        """Until the next reset, nobody wants environment `index` any more: it may stand still."""
+        """Until the next reset, nobody wants environment `index` any more: it stands still."""
 
 
 class Camera(VectorEnv, Protocol):
@@ -86,7 +86,7 @@ class Camera(VectorEnv, Protocol):
 class EnvFactory(Protocol):
     """Builds the B environments of one worker; called in the worker's own process."""
 
-    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv: ...
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv: ...
 
 
 def check_actions(action: Actions, num_envs: int, spec: EnvSpec) -> None:

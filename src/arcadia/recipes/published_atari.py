@@ -68,7 +68,7 @@ _WRAPPERS_DEVIATIONS = (
     "the value coefficient 0.5 weighs the squared error itself: the source does not say whether it halves it",
     "workers draw from independent streams of one seed instead of the seeds 1 + rank",
     "a lost life goes on without a no-op step in between: nothing depends on it",
-    "grey before the maximum of two frames, not after: ale-py's native environment works so",
+    "grey before the maximum of two frames, not after: ale-py's vector environment does so too",
 )
 
 _GRU = TrainConfig(
@@ -219,7 +219,7 @@ ATARI: dict[str, Recipe] = {
             _ORTHOGONAL,
             "pixels are normalised by running statistics instead of divided by 255: at a learning rate of 1e-3 the "
             "ReLU units died in the first updates, and Pong was not learned",
-            "frames of BreakoutDeterministic-v4 are the maximum of the last 2, as ale-py's native environment takes it",
+            "frames of BreakoutDeterministic-v4 are the maximum of the last 2, as ale-py's vector environment takes it",
             "a forced FIRE stays in the returns but is masked from policy and entropy losses: it is not the policy's "
             "action",
             "the learning rate falls with the episodes of all workers: the source evaluated its schedule once",
@@ -244,7 +244,7 @@ ATARI: dict[str, Recipe] = {
         deviations=(
             BATCHED,
             TIME_LIMITS,
-            "the maximum over the last 2 frames instead of 3, as ale-py's native environment takes it, and none for "
+            "the maximum over the last 2 frames instead of 3, as ale-py's vector environment takes it, and none for "
             "ids with a random frame skip",
             "the normaliser's averages are shared by all workers, held for a rollout and floored at a standard "
             "deviation of 5 of 255, and its output is clipped at 20: acting and learning see the same inputs",

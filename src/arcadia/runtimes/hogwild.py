@@ -160,8 +160,8 @@ class _WatchedStore(SharedMemoryStore):
 
 
 def _watched(make_env: EnvFactory, context: Context) -> EnvFactory:
-    def make(config: EnvConfig, *, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
-        env = make_env(config, num_envs=num_envs, seed=seed, num_threads=num_threads)
+    def make(config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
+        env = make_env(config, num_envs=num_envs, seed=seed)
         return cast(VectorEnv, _WatchedEnv(env, context))
 
     return make
