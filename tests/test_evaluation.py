@@ -439,13 +439,6 @@ def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture
-def few_games_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of five games two in one process and three in another: emulators start slowly."""
-    monkeypatch.setattr("arcadia.games.MIN_GAMES_PER_PROCESS", 2)
-
-
-@pytest.mark.usefixtures("few_games_per_process")
 def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong):
     finished = []
     first = evaluate_run(pong, episodes=5, record=True, on_progress=finished.append)
@@ -484,7 +477,6 @@ def test_what_the_network_sees_is_the_same_where_all_frames_are_converted(pong):
         (leave, ProcessError, "^player-1 exited with code 0$"),
     ],
 )
-@pytest.mark.usefixtures("few_games_per_process")
 def test_every_process_ends_where_one_fails(pong, event, kind, message):
     """The games of the other process never end."""
     with pytest.raises(kind, match=message):
@@ -499,7 +491,6 @@ def test_processes_that_cannot_import_the_environments_are_not_started(pong):
         evaluate_run(pong, episodes=33, make_env=lambda *args, **kwargs: make_vector_env(*args, **kwargs))
 
 
-@pytest.mark.usefixtures("few_games_per_process")
 def test_every_process_ends_where_the_user_interrupts(pong, tmp_path, monkeypatch):
     monkeypatch.setenv("PLAYING", str(tmp_path))
     interrupted = 0.0

@@ -21,7 +21,7 @@ from arcadia.threads import one_torch_thread
 from arcadia.types import Episode
 
 GAMES_PER_PROCESS = 32  # at once, at most: the more, the faster is each
-MIN_GAMES_PER_PROCESS = 8  # with fewer, starting it takes longer than it saves
+MIN_GAMES_PER_PROCESS = 2  # with fewer, starting it takes longer than it saves
 PROGRESS_SECONDS = 0.2
 HEARTBEAT_SECONDS = 60.0
 
