@@ -1,5 +1,6 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
+import os
 import re
 import signal
 import sys
@@ -42,6 +43,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if os.environ.get("NO_COLOR"):
+        os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"  # tyro reads it as it is imported
     import arcadia
     from arcadia.cli import bench, play, recipes, report, train
     from arcadia.errors import DivergedError, ProcessError, UserError

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-import sys
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,37 +12,56 @@ import tyro
 
 from arcadia.errors import UserError
 
-PANEL_LINES = 11
 T = TypeVar("T")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def parse(settings: type[T], *, prog: str, description: str, args: list[str], default: T | None = None) -> T:
-    """Parse arguments into `settings`; a mistake ends the process with code 2 and a short message."""
+    """Parse arguments into `settings`.
+
+    Raises:
+        UserError: a mistake.
+    """
     start = tyro.MISSING_NONPROP if default is None else default
-    with _short_errors():
+    with _errors_of(prog):
         return tyro.cli(settings, prog=prog, description=description, args=args, default=start)
 
 
 def parse_known(settings: type[T], *, prog: str, description: str, args: list[str]) -> tuple[T, list[str]]:
-    """Parse the arguments that `settings` knows; return the others too."""
-    with _short_errors():
+    """Parse the arguments that `settings` knows; return the others too.
+
+    Raises:
+        UserError: a mistake.
+    """
+    with _errors_of(prog):
         return tyro.cli(settings, prog=prog, description=description, args=args, return_unknown_args=True)
 
 
 @contextlib.contextmanager
-def _short_errors() -> Iterator[None]:
-    errors = io.StringIO()
+def _errors_of(prog: str) -> Iterator[None]:
+    """Turn what tyro prints of a mistake into a UserError."""
+    panel = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(panel):
             yield
-    except SystemExit:
-        lines = errors.getvalue().splitlines()
-        if len(lines) > PANEL_LINES:  # one per option that the mistake resembles
-            lines = lines[: PANEL_LINES - 3] + lines[-3:]
-        print("\n".join(lines), file=sys.stderr, end="\n" if lines else "")
-        raise
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(f"{_summary(panel.getvalue())}; {prog} --help lists all options") from None
+
+
+def _summary(panel: str) -> str:
+    """Return what a framed message of tyro's says in its first part, and the options that the others name."""
+    framed = [row.strip("│ ") for row in _COLOURS.sub("", panel).splitlines()[1:]]  # without the title
+    rows = itertools.takewhile(lambda row: not row.startswith("For full helptext"), framed)
+    parts = [list(part) for is_text, part in itertools.groupby(rows, lambda row: row.strip("─-") != "") if is_text]
+    mistake = " ".join(parts[0]).rstrip(".")
+    advice = list(itertools.chain(*parts[1:]))
+    options = " or ".join(row for row in advice if row.startswith("--"))
+    question = "perhaps you meant " if "Perhaps you meant:" in advice else ""
+    return f"{mistake} ({question}{options})" if options else mistake
 
 
 def env_first(arguments: list[str]) -> tuple[list[str], str | None]:
