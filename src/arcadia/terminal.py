@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ NARROW = 60  # columns that the table of four needs
 SPARKLINE_WIDTH = 24
 MAX_LINE = 1000  # characters of a message
 BARS = "▁▂▃▄▅▆▇█"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Progress(NamedTuple):
@@ -100,6 +102,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
     low, high = min(shown), max(shown)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def uncoloured(text: str) -> str:
+    """Return text without the escape codes of colours."""
+    return _COLOURS.sub("", text)
 
 
 def one_line(text: str) -> str:

@@ -1,14 +1,12 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
 import os
-import re
 import signal
 import sys
 import threading
 import warnings
 from types import FrameType
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of gymnasium's warnings
 USAGE = """usage: arcadia COMMAND ...
 
 Asynchronous advantage actor-critic.
@@ -48,7 +46,7 @@ def _run(arguments: list[str]) -> int:
     import arcadia
     from arcadia.cli import bench, play, recipes, report, train
     from arcadia.errors import DivergedError, ProcessError, UserError
-    from arcadia.terminal import one_line
+    from arcadia.terminal import one_line, uncoloured
 
     commands = {
         "train": train.train,
@@ -68,8 +66,8 @@ def _run(arguments: list[str]) -> int:
     command = commands.get(arguments[0])
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
-    warnings.showwarning = lambda message, *_: print(
-        f"arcadia: warning: {one_line(_COLOURS.sub('', str(message)))}", file=sys.stderr
+    warnings.showwarning = lambda message, *_: print(  # gymnasium's are coloured
+        f"arcadia: warning: {one_line(uncoloured(str(message)))}", file=sys.stderr
     )
     threading.excepthook = _thread_failed
     try:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,9 +10,9 @@ from typing import Annotated, TypeVar
 import tyro
 
 from arcadia.errors import UserError
+from arcadia.terminal import uncoloured
 
 T = TypeVar("T")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -54,7 +53,7 @@ def _errors_of(prog: str) -> Iterator[None]:
 
 def _summary(panel: str) -> str:
     """Return what a framed message of tyro's says in its first part, and the options that the others name."""
-    framed = [row.strip("│ ") for row in _COLOURS.sub("", panel).splitlines()[1:]]  # without the title
+    framed = [row.strip("│ ") for row in uncoloured(panel).splitlines()[1:]]  # without the title
     rows = itertools.takewhile(lambda row: not row.startswith("For full helptext"), framed)
     parts = [list(part) for is_text, part in itertools.groupby(rows, lambda row: row.strip("─-") != "") if is_text]
     mistake = " ".join(parts[0]).rstrip(".")
