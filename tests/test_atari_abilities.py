@@ -49,9 +49,9 @@ class Log:
     def _watch(self, emulator: Emulator, last_action: np.ndarray) -> None:
         step, reset = emulator.step, emulator.reset
 
-        def watched_step(action: int, picture: np.ndarray) -> float:
+        def watched_step(action: int, *pictures: np.ndarray) -> float:
             last_action[:] = action
-            return step(action, picture)
+            return step(action, *pictures)
 
         def watched_reset(picture: np.ndarray) -> None:
             last_action[:] = RESET

@@ -72,6 +72,7 @@ class Atari:
         self._rng = np.random.default_rng(seed)
         self._queues: list[deque[int]] = [deque() for _ in range(num_envs)]  # actions to force, of each game
         self._pictures = np.empty((num_envs, *self._emulators[0].picture_shape), np.uint8)
+        self._last_but_one = np.empty_like(self._pictures[0])  # one for all: it stays in the processor's cache
         self._newest = np.empty((num_envs, self._channels, *config.frame_size), np.uint8)
 
     def reset(self) -> Observations:
@@ -96,8 +97,8 @@ class Atari:
             if self._queues[b]:
                 action[b], forced[b] = self._queues[b].popleft(), True
             emulator, picture = self._emulators[b], self._pictures[b]
-            reward[b] = emulator.step(int(action[b]), picture)
-            self._newest[b] = self._frame(picture)
+            reward[b] = emulator.step(int(action[b]), picture, self._last_but_one)
+            self._draw(picture, self._newest[b])
             game_over[b] = emulator.is_over
             truncated[b] = emulator.is_out_of_time and not game_over[b]
 
@@ -141,7 +142,7 @@ class Atari:
     def _start(self, b: int) -> None:
         """Start a game."""
         self._emulators[b].reset(self._pictures[b])
-        self._newest[b] = self._frame(self._pictures[b])
+        self._draw(self._pictures[b], self._newest[b])
 
     def _read_counters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the lives [B] and the frame numbers [B] of all games."""
@@ -157,18 +158,20 @@ class Atari:
             queue.extend(self._forced_actions[:1] * repeats)
         queue.extend(self._forced_actions)
 
-    def _frame(self, picture: Pictures) -> Pictures:
-        """Return the frame [1 or 3, H, W] of an emulator's picture [h, w] or [h, w, 3]."""
+    def _draw(self, picture: Pictures, frame: Pictures) -> None:
+        """Write the frame [1 or 3, H, W] of an emulator's picture [h, w] or [h, w, 3]."""
         height, width = self._config.frame_size
+        if picture.ndim == 2:
+            cv2.resize(picture, (width, height), dst=frame[0], interpolation=cv2.INTER_AREA)
+            return
         if self._crop is not None:
             picture = picture[self._crop[0] : self._crop[1]]
         if picture.shape[:2] != (height, width):
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        if picture.ndim == 2:
-            return picture[None]
         if self._config.color:
-            return picture.transpose(2, 0, 1)
-        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)[None]
+            frame[:] = picture.transpose(2, 0, 1)
+        else:
+            cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=frame[0])
 
     def _push(self, refill: BoolArray) -> None:
         """Add the newest frames to the stacks, or fill them with it."""

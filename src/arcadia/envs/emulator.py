@@ -41,7 +41,6 @@ class Emulator:
         self.action_names = [action.name for action in self._actions]
         self._read = self._ale.getScreenRGB if is_rgb else self._ale.getScreenGrayscale
         self.picture_shape: tuple[int, ...] = (*self._ale.getScreenDims(), *[3] * is_rgb)
-        self._last_but_one = np.empty(self.picture_shape, np.uint8)
         self._rng = np.random.default_rng(seed)
 
     def reset(self, picture: Pictures) -> None:
@@ -57,10 +56,10 @@ class Emulator:
         self._decisions, self._first_frame = 0, self.frame_number
         self._read(picture)
 
-    def step(self, action: int, picture: Pictures) -> float:
-        """Return the reward of a decision and write the maximum of its last two pictures.
+    def step(self, action: int, picture: Pictures, last_but_one: Pictures) -> float:
+        """Return the reward of a decision and write the maximum of its last two pictures, the earlier one of them too.
 
-        Where the frame skip is random, the last picture alone.
+        Where the frame skip is random, write the last one alone.
         """
         self._decisions += 1
         if not isinstance(self._name.frame_skip, int):
@@ -68,10 +67,10 @@ class Emulator:
             self._read(picture)
             return reward
         reward = self._act(action, self._name.frame_skip - 1)
-        self._read(self._last_but_one)
+        self._read(last_but_one)
         reward += self._act(action, 1)
         self._read(picture)
-        np.maximum(picture, self._last_but_one, out=picture)
+        np.maximum(picture, last_but_one, out=picture)
         return reward
 
     def _act(self, action: int, num_frames: int) -> float:
