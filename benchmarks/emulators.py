@@ -70,6 +70,8 @@ def main(game: str = "pong", num_envs: str = "64") -> None:
                 pipe.send(True)
             rates[name].append(sum(pipe.recv() for pipe in pipes))
     for name, of_rounds in rates.items():
+        for pipe in sides[name]:
+            pipe.send(False)
         print(f"{name:8} {statistics.median(of_rounds):7,.0f} rows/s")
     ratios = [b / a for a, b in zip(rates["ale_py"], rates["arcadia"], strict=True)]
     print(f"median ratio {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
