@@ -114,6 +114,20 @@ def test_first_forced_action_is_repeated_at_random_at_a_games_start_alone() -> N
     assert 25 <= max(runs) <= 30
 
 
+def test_what_is_forced_on_a_game_does_not_depend_on_whether_others_go_on() -> None:
+    settings = {"noop_max": 1, "forced_actions": (FIRE,), "forced_start_max": 30, "max_episode_steps": 10}
+    runs = []
+    for is_dismissed in (True, False):
+        env, _ = _make("breakout", **settings)
+        env.reset()
+        if is_dismissed:
+            env.dismiss(0)
+        forced = [env.step(np.full(B, NOOP)).forced for _ in range(100)]
+        runs.append([row[1] for row in forced if row is not None])
+    assert runs[0] == runs[1]
+    assert 50 < sum(runs[0]) < 100
+
+
 def test_games_without_fire_are_not_forced() -> None:
     env, _ = _make("ms_pacman", forced_actions=(FIRE,), noop_max=1)
     _, steps = _play(env, 5, NOOP)

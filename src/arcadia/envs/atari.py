@@ -69,7 +69,8 @@ class Atari:
         num_actions = len(actions) - self._first_action
         self.spec = EnvSpec(shape, np.dtype(np.uint8), num_actions, self._channels, is_emulated=True)
         self.num_envs = num_envs
-        self._rng = np.random.default_rng(seed)
+        # One for each game: a dismissed one draws nothing, and the others must not notice.
+        self._rngs = [np.random.default_rng((seed + b, 1)) for b in range(num_envs)]
         self._queues: list[deque[int]] = [deque() for _ in range(num_envs)]  # actions to force, of each game
         self._pictures = np.empty((num_envs, *self._emulators[0].picture_shape), np.uint8)
         self._last_but_one = np.empty_like(self._pictures[0])  # one for all: it stays in the processor's cache
@@ -78,9 +79,9 @@ class Atari:
     def reset(self) -> Observations:
         self._dismissed = np.zeros(self.num_envs, np.bool_)
         self._resetting = np.zeros(self.num_envs, np.bool_)
-        for b, queue in enumerate(self._queues):
+        for b in range(self.num_envs):
             self._start(b)
-            self._force(queue, starts_game=True)
+            self._force(b, starts_game=True)
         self._lives, self._frame_number = self._read_counters()
         self._stack: Pictures = np.tile(self._newest, (1, self._config.frame_stack, 1, 1))
         return self._stack
@@ -106,7 +107,7 @@ class Atari:
         life_lost = ~self._resetting & ~game_over & (lives < self._lives)
         restarted = self._resetting
         for b in np.flatnonzero(life_lost | restarted).tolist():
-            self._force(self._queues[b], starts_game=bool(restarted[b]))
+            self._force(b, starts_game=bool(restarted[b]))
         refilled = restarted | (life_lost & self._config.refill_on_life_loss)
         self._push(refilled)
 
@@ -150,11 +151,12 @@ class Atari:
         lives, frame_number = np.array(counters, np.int64).T
         return lives, frame_number
 
-    def _force(self, queue: deque[int], *, starts_game: bool) -> None:
+    def _force(self, b: int, *, starts_game: bool) -> None:
         """Queue the forced actions of a new game or life."""
+        queue = self._queues[b]
         queue.clear()
         if starts_game and self._forced_actions:
-            repeats = int(self._rng.integers(self._config.forced_start_max))
+            repeats = int(self._rngs[b].integers(self._config.forced_start_max))
             queue.extend(self._forced_actions[:1] * repeats)
         queue.extend(self._forced_actions)
 
