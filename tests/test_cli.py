@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -130,6 +131,11 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(arcadia, tmp_path, arg
     run = tmp_path / "run"
     assert_one_line(arcadia("train", *arguments, "--run-dir", run), *named)
     assert not run.exists(), "nothing is written"
+
+
+def test_a_signal_while_arguments_are_parsed_is_no_mistake_in_them(arcadia, monkeypatch):
+    monkeypatch.setattr("tyro.cli", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert arcadia("eval", "run") == (128 + signal.SIGTERM, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("name", ["pongg", "BreakoutNoFramskip-v4", "ALE/Brekout-v5", "CartPol-v1", "Pong-v7"])

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -46,7 +47,8 @@ def _errors_of(prog: str) -> Iterator[None]:
         with contextlib.redirect_stderr(panel):
             yield
     except SystemExit as end:
-        if not end.code:  # --help
+        if end.code != 2:  # --help, or a signal
+            print(panel.getvalue(), file=sys.stderr, end="")
             raise
         raise UserError(f"{_summary(panel.getvalue())}; {prog} --help lists all options") from None
 
