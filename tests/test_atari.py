@@ -211,6 +211,14 @@ def test_fire_starts_the_first_ball_and_none_after_it(name: str) -> None:
         assert recording.column("terminated").sum() == balls
 
 
+@pytest.mark.parametrize("name", ["backgammon", "VideoCheckers-v4"])
+def test_games_that_offer_no_no_op_start_with_some_too(name: str) -> None:
+    env: Any = _make(name, num_envs=1, fire_on_reset=False)
+    assert "NOOP" not in env.action_names
+    recordings = [_record(env, 1) for _ in range(4)]
+    assert len({int(recording.infos[0]["episode_frame_number"][0]) for recording in recordings}) >= 2
+
+
 @pytest.mark.parametrize("name", ["space_invaders", "SpaceInvaders-v4"])
 def test_rewards_are_raw(name: str) -> None:
     rewards = _record(_make(name, num_envs=1, clip_rewards=True), 200).column("reward")

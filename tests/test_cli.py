@@ -152,6 +152,7 @@ def test_the_environments_that_an_error_suggests_exist(arcadia, tmp_path, name):
     [
         (["--num-stpes", "7"], ["--num-stpes", "--num-steps"]),
         (["--nonsense", "7"], ["--nonsense"]),
+        (["--num-stpes", "7", "--lrr", "3"], ["perhaps you meant --", "--num-steps [INT", "--lr FLOAT"]),
         (["--num", "7"], ["--num", "perhaps you meant --num-envs", "or --num-workers"]),
         (["--steps", "7"], ["--steps", "--total-steps INT"]),
         (["--eval", "7"], ["--eval", "--eval-episodes INT"]),

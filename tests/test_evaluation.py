@@ -439,7 +439,7 @@ def pong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_native_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong):
+def test_atari_games_are_played_in_processes_and_their_scores_are_those_of_one_seed(pong):
     finished = []
     first = evaluate_run(pong, episodes=5, record=True, on_progress=finished.append)
     assert finished == sorted(finished)

@@ -75,7 +75,7 @@ def play_games(
     num_players = 1
     with environment_failures():
         if spec_of(config.env, make_env).is_emulated:
-            num_players = max(1, min(-(-num_envs // GAMES_PER_PROCESS), slots // MIN_GAMES_PER_PROCESS))
+            num_players = max(1, min(max(2, -(-num_envs // GAMES_PER_PROCESS)), slots // MIN_GAMES_PER_PROCESS))
     ends = [slots * index // num_players for index in range(num_players + 1)]
     parts = [
         Part(

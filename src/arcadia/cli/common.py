@@ -61,7 +61,7 @@ def _summary(panel: str) -> str:
     mistake = " ".join(parts[0]).rstrip(".")
     advice = list(itertools.chain(*parts[1:]))
     options = " or ".join(row for row in advice if row.startswith("--"))
-    question = "perhaps you meant " if "Perhaps you meant:" in advice else ""
+    question = "perhaps you meant " if mistake.startswith("Unrecognized") else ""
     return f"{mistake} ({question}{options})" if options else mistake
 
 

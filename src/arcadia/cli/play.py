@@ -27,7 +27,7 @@ class EvalArguments:
     best: Switch = False
     """Use the parameters of the best evaluation in training instead of the newest."""
     num_envs: int = 64
-    """At most so many games at once, of Atari with a fixed frame skip spread over processes of up to 32."""
+    """At most so many games at once, of Atari spread over two processes or more, of up to 32."""
     seed: int = 1_000_000
     """Seed of games and sampling; never one that training uses."""
     env: str | None = None

@@ -1,7 +1,7 @@
 """One Atari game on ale-py's emulator."""
 
 import numpy as np
-from ale_py import ALEInterface, LoggerMode, roms
+from ale_py import Action, ALEInterface, LoggerMode, roms
 from numpy.typing import NDArray
 
 from arcadia.config import EnvConfig
@@ -11,7 +11,7 @@ Pictures = NDArray[np.uint8]
 
 # ROM names of all games that ship with ale-py, but for those of two players, on which it ends the process.
 GAMES = sorted(set(roms.get_all_rom_ids()) - {"combat", "joust", "maze_craze", "warlords"})
-FIRE, NOOP = "FIRE", "NOOP"
+FIRE = "FIRE"
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner in every worker
 
@@ -32,7 +32,7 @@ class Emulator:
     def __init__(self, name: AtariName, config: EnvConfig, *, seed: int, is_rgb: bool) -> None:
         self._name, self._config = name, config
         self._ale = ALEInterface()
-        self._ale.setInt("random_seed", seed)
+        self._ale.setInt("random_seed", seed % 2**31)
         self._ale.setFloat("repeat_action_probability", name.sticky_probability)
         path = roms.get_rom_path(name.game)
         assert path is not None
@@ -46,11 +46,11 @@ class Emulator:
     def reset(self, picture: Pictures) -> None:
         """Start a game and write what it shows."""
         is_random = not isinstance(self._name.frame_skip, int)
-        starts = [FIRE] * (self._config.fire_on_reset and FIRE in self.action_names)
-        starts += [NOOP] * int(self._rng.integers(max(self._config.noop_max, 1)))
+        starts = [Action.FIRE] * (self._config.fire_on_reset and FIRE in self.action_names)
+        starts += [Action.NOOP] * int(self._rng.integers(max(self._config.noop_max, 1)))  # some games do not offer it
         self._ale.reset_game()
         for start in starts:
-            self._act(self.action_names.index(start), self._draw_skip() if is_random else 1)
+            self._act(start, self._draw_skip() if is_random else 1)
             if self._ale.game_over():
                 self._ale.reset_game()
         self._decisions, self._first_frame = 0, self.frame_number
@@ -61,21 +61,22 @@ class Emulator:
 
         Where the frame skip is random, write the last one alone.
         """
+        choice = self._actions[action]
         self._decisions += 1
         if not isinstance(self._name.frame_skip, int):
-            reward = self._act(action, self._draw_skip())
+            reward = self._act(choice, self._draw_skip())
             self._read(picture)
             return reward
-        reward = self._act(action, self._name.frame_skip - 1)
+        reward = self._act(choice, self._name.frame_skip - 1)
         self._read(last_but_one)
-        reward += self._act(action, 1)
+        reward += self._act(choice, 1)
         self._read(picture)
         np.maximum(picture, last_but_one, out=picture)
         return reward
 
-    def _act(self, action: int, num_frames: int) -> float:
-        act, choice = self._ale.act, self._actions[action]
-        return sum([act(choice) for _ in range(num_frames)])
+    def _act(self, action: Action, num_frames: int) -> float:
+        act = self._ale.act
+        return sum([act(action) for _ in range(num_frames)])
 
     def _draw_skip(self) -> int:
         assert not isinstance(self._name.frame_skip, int)
