@@ -21,7 +21,7 @@ from arcadia.threads import one_torch_thread
 from arcadia.types import Episode
 
 GAMES_PER_PROCESS = 32  # at once, at most: the more, the faster is each
-MIN_GAMES_PER_PROCESS = 2  # with fewer, starting it takes longer than it saves
+MIN_GAMES_PER_PROCESS = 2  # four games end sooner in two processes than in one
 PROGRESS_SECONDS = 0.2
 HEARTBEAT_SECONDS = 60.0
 
@@ -62,8 +62,8 @@ def play_games(
 ) -> Games:
     """Play whole games, at most `num_envs` at once, every environment the same number of rounds, or one less.
 
-    Emulators are spread over processes, a number that does not depend on the machine, for the seed's games
-    depend on it; others, which may not like to be anywhere else than where they were made, play here.
+    Emulators are spread over processes, a number that does not depend on the machine, for the seed's games depend on
+    it; others, which may not like to be anywhere else than where they were made, play here.
 
     Raises:
         UserError: the snapshot does not fit the model, a game does not end, or no process could import `make_env`.
