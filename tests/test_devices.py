@@ -63,7 +63,7 @@ def _rollout(model: ActorCritic, observation: Tensor, spec: EnvSpec) -> Rollout:
 )
 def test_acting_and_learning_stay_on_the_models_device(spec: EnvSpec, settings: dict[str, object]) -> None:
     model = _model(spec, **settings)
-    observation = torch.rand(T + 1, B, *spec.observation_shape, dtype=model.dtype, device=GPU)
+    observation = torch.rand(T + 1, B, *model.input_shape, dtype=model.dtype, device=GPU)
     assert model.device == model.initial_state(B).device == GPU
     rollout = _rollout(model, observation, spec).to(GPU)
     tensors = [getattr(rollout, field.name) for field in fields(rollout) if field.name != "activations"]
@@ -86,7 +86,7 @@ def test_acting_and_learning_stay_on_the_models_device(spec: EnvSpec, settings: 
 def test_observations_reach_the_models_device_in_their_own_dtype(normalization: str) -> None:
     normalizer = ObservationNormalizer(ModelConfig(normalization=normalization), PIXELS, torch.bfloat16)
     normalizer.load(torch.ones(normalizer.size, dtype=torch.float64), GPU)
-    inputs = torch.empty(2, B, *PIXELS.observation_shape, dtype=torch.bfloat16, device=GPU)
+    inputs = torch.empty(2, B, *normalizer.input_shape, dtype=torch.bfloat16, device=GPU)
     observation = np.zeros((B, *PIXELS.observation_shape), np.uint8)
     with _Crossings() as crossings:
         normalizer.apply(observation, out=inputs[0])

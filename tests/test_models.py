@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
@@ -31,8 +32,7 @@ def _model(torso: str, core: str, dtype: torch.dtype = torch.float32, seed: int 
 def _inputs(model: ActorCritic, torso: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return observation [T, B, ...], is_first [T, B] with resets inside, and a state [B, S] from before."""
     generator = torch.Generator().manual_seed(2)
-    spec = VECTOR if torso == "mlp" else PIXELS
-    observation = torch.randn(T, B, *spec.observation_shape, generator=generator).to(model.dtype)
+    observation = torch.randn(T, B, *model.input_shape, generator=generator).to(model.dtype)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     is_first[2, 1] = is_first[3, 0] = is_first[0, 2] = True
     state = torch.randn(model.initial_state(B).shape, generator=generator)
@@ -106,6 +106,34 @@ def test_learning_from_kept_activations_is_learning(torso: str, core: str, tower
     torch.testing.assert_close(outputs[1], outputs[0], atol=tolerance, rtol=tolerance)
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < tolerance
     assert float((gradients[2] - gradients[0]).norm() / gradients[0].norm()) > 0.1
+
+
+@pytest.mark.parametrize("torso", ["a3c", "nature", "a3c_bn", "max_pool"])
+def test_channels_are_last_in_memory_through_all_convolutions_and_back(torso: str) -> None:
+    """Else it is slow."""
+    model = _model(torso, "none")
+    with _Images() as images:
+        model(*_inputs(model, torso)).value.sum().backward()
+    assert {"convolution", "convolution_backward", "threshold_backward"} <= images.keys()
+    assert {name for name, are_last in images.items() if not are_last} == set()
+
+
+class _Images(TorchDispatchMode):
+    """Notes for each of three operations whether the channels of all images that it ever got came last in memory."""
+
+    def __enter__(self) -> dict[str, bool]:
+        self.noted: dict[str, bool] = {}
+        super().__enter__()
+        return self.noted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        num_images = {"convolution": 1, "convolution_backward": 2, "threshold_backward": 2}.get(name, 0)
+        for argument in args[:num_images]:
+            if argument.dim() == 4:
+                is_last = argument.is_contiguous(memory_format=torch.channels_last)
+                self.noted[name] = self.noted.get(name, True) and is_last
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("torso", ["a3c_bn", "max_pool", "mlp"])

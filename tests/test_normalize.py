@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,8 +24,14 @@ PIXELS = EnvSpec((STACK, HEIGHT, WIDTH), np.dtype(np.uint8), 2)
 VECTOR = EnvSpec((D,), np.dtype(np.float32), 2)
 
 
-def _normalizer(spec: EnvSpec, kind: str = "per_element", steps: int = 1000, dtype=torch.float32):
-    return ObservationNormalizer(ModelConfig(normalization=kind, normalization_steps=steps), spec, dtype)
+def _normalizer(
+    spec: EnvSpec,
+    kind: str = "per_element",
+    steps: int = 1000,
+    dtype=torch.float32,
+    torso: Literal["a3c", "custom"] = "a3c",
+):
+    return ObservationNormalizer(ModelConfig(torso=torso, normalization=kind, normalization_steps=steps), spec, dtype)
 
 
 def _frames(seed: int, num_rows: int = T * B) -> np.ndarray:
@@ -44,9 +51,10 @@ def _gather(normalizer: ObservationNormalizer, rows: np.ndarray, valid: np.ndarr
 
 
 def _apply(normalizer: ObservationNormalizer, observation: np.ndarray, dtype=torch.float32) -> Tensor:
-    out = torch.full(observation.shape, torch.nan, dtype=dtype)
+    """Return the model input in the layout of `observation`."""
+    out = torch.full((len(observation), *normalizer.input_shape), torch.nan, dtype=dtype)
     normalizer.apply(observation, out=out)
-    return out
+    return out if out.shape == observation.shape else out.movedim(-1, 1)
 
 
 def _observation(seed: int) -> np.ndarray:
@@ -296,20 +304,27 @@ def test_colours_have_statistics_each_over_every_frame_of_a_stack() -> None:
     )
 
 
+@pytest.mark.parametrize("torso", ["a3c", "custom"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["none", "scale", "per_element", "scalar"])
-def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(kind: str, channels: int) -> None:
+def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(
+    kind: str, channels: int, torso: Literal["a3c", "custom"]
+) -> None:
     spec = EnvSpec((4 * channels, HEIGHT, WIDTH), np.dtype(np.uint8), 2, frame_channels=channels)
-    normalizer = _normalizer(spec, kind)
+    normalizer = _normalizer(spec, kind, torso=torso)
+    shape = {"a3c": (HEIGHT, WIDTH, 4 * channels), "custom": spec.observation_shape}[torso]
+    assert normalizer.input_shape == shape
     frames = np.random.default_rng(0).integers(256, size=(5 * channels, B, HEIGHT, WIDTH), dtype=np.uint8)
     first, second = frames[:-channels].swapaxes(0, 1), frames[channels:].swapaxes(0, 1)
     for is_known in (False, True):
         if is_known and normalizer.size:
             rows = normalizer.newest(first)[None]
             normalizer.load(normalizer.gather(rows, np.ones((1, B), np.bool_))[1])
-        out = torch.full(second.shape, torch.nan)
-        normalizer.apply(second, out, before=_apply(normalizer, first))
-        assert torch.equal(out, _apply(normalizer, second))
+        before, out, expected = torch.full((3, B, *shape), torch.nan)
+        normalizer.apply(first, before)
+        normalizer.apply(second, out, before=before)
+        normalizer.apply(second, expected)
+        assert torch.equal(out, expected)
 
 
 # -------------------------------------------------------------------------------------------------------------- rewards

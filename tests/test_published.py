@@ -156,11 +156,11 @@ def _model(recipe: str, dtype: torch.dtype = torch.float32) -> ActorCritic:
     return build_model(RECIPES[recipe].config.model, spec, seed=1, dtype=dtype)
 
 
-def _rollout(model: ActorCritic, shape: tuple[int, ...]) -> Rollout:
+def _rollout(model: ActorCritic) -> Rollout:
     generator = torch.Generator().manual_seed(0)
     is_first = torch.rand(T + 1, B, generator=generator) < 0.2
     return Rollout(
-        observation=torch.rand(T + 1, B, *shape, generator=generator).to(model.dtype),
+        observation=torch.rand(T + 1, B, *model.input_shape, generator=generator).to(model.dtype),
         is_first=is_first,
         state=torch.randn(B, model.state_size, generator=generator),
         action=torch.randint(A, (T, B), generator=generator),
@@ -178,7 +178,7 @@ def _rollout(model: ActorCritic, shape: tuple[int, ...]) -> Rollout:
 def test_parameters_and_output_shapes_equal_a_calculation_by_hand(recipe: str) -> None:
     model = _model(recipe)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[recipe]
-    rollout = _rollout(model, SHAPES[recipe])
+    rollout = _rollout(model)
     assert model.state_size == STATE_SIZES.get(recipe, 0)
     output = model(rollout.observation, rollout.is_first, rollout.state)
     assert output.policy.logits.shape == (T + 1, B, A)
@@ -194,7 +194,7 @@ def test_acting_agrees_with_learning(recipe: str, dtype: torch.dtype, tolerance:
         if isinstance(layer, RunningBatchNorm):
             layer.mean.uniform_(-0.1, 0.1)
             layer.variance.uniform_(0.5, 2.0)
-    rollout = _rollout(model, SHAPES[recipe])
+    rollout = _rollout(model)
     with torch.no_grad():
         learned = model(rollout.observation, rollout.is_first, rollout.state)
         state, logits, values = rollout.state, [], []
@@ -214,7 +214,7 @@ def test_towers_neither_learn_from_nor_clip_each_other() -> None:
     assert actor.start == 0
     assert actor.stop == critic.start
     assert critic.stop == parameters.size
-    rollout = _rollout(model, SHAPES["towers-24"])
+    rollout = _rollout(model)
     loss = dataclasses.replace(RECIPES["towers-24"].config.loss, entropy_coefficient=0.0, max_grad_norm=1e9)
 
     def gradient(advantage: float, return_: float, **settings: float) -> torch.Tensor:
@@ -241,7 +241,7 @@ def test_batch_norm_statistics_are_of_the_valid_rows_of_all_workers() -> None:
     model = _model(recipe)
     rng = np.random.default_rng(0)
     assert model.statistics_size == (1 + 2 * 16) + (1 + 2 * 64)
-    inputs = [torch.from_numpy(rng.random((T, B, *SHAPES[recipe]), np.float32)) for _ in range(2)]
+    inputs = [torch.from_numpy(rng.random((T, B, *model.input_shape), np.float32)) for _ in range(2)]
     valid = [rng.random((T, B)) < 0.6 for _ in range(2)]
     slots = torch.zeros(2, model.statistics_size, dtype=torch.float64)
     for worker in range(2):
@@ -257,7 +257,8 @@ def test_batch_norm_statistics_are_of_the_valid_rows_of_all_workers() -> None:
         layer = layers[number]
         with torch.no_grad():
             features = [
-                before[:number](rows[torch.from_numpy(mask)]).double() for rows, mask in zip(inputs, valid, strict=True)
+                before[:number](rows[torch.from_numpy(mask)].movedim(-1, 1)).double()
+                for rows, mask in zip(inputs, valid, strict=True)
             ]
         mean = torch.stack([part.mean((0, 2, 3)) for part in features]).mean(0)
         square = torch.stack([part.square().mean((0, 2, 3)) for part in features]).mean(0)
@@ -321,7 +322,7 @@ def test_a_worker_folds_its_rollouts_into_the_batch_norm_statistics_that_players
     weights = checkpoint.statistics[0, [0, 1 + 2 * 16]]  # what the two layers' averages add up to
     torch.testing.assert_close(weights, torch.full((2,), 1 - 0.99**num_rollouts, dtype=torch.float64))
     model = _model(recipe)
-    observation = torch.rand(1, B, *SHAPES[recipe])
+    observation = torch.rand(1, B, *model.input_shape)
     arguments = observation, torch.zeros(1, B, dtype=torch.bool), torch.zeros(B, 0)
     with torch.no_grad():
         before = model(*arguments)

@@ -388,12 +388,15 @@ def test_inputs_are_normalized_once_by_the_snapshot_of_their_rollout() -> None:
         np.testing.assert_allclose(_collect(collector).observation.numpy(), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("torso", ["mlp", "a3c"])
 @pytest.mark.parametrize("refill", [True, False])
-def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(refill: bool) -> None:
+def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(
+    refill: bool, torso: Literal["mlp", "a3c"]
+) -> None:
     """Breakout, in which lives and games end; the statistics change from rollout to rollout."""
     config = EnvConfig(env="breakout", refill_on_life_loss=refill, frame_size=(20, 20), noop_max=1)
     env = make_vector_env(config, num_envs=B, seed=0)
-    model = build_model(ModelConfig(torso="mlp", hidden_sizes=(4,)), env.spec, seed=0)
+    model = build_model(ModelConfig(torso=torso, hidden_sizes=(4,)), env.spec, seed=0)
     observations, shifted = [], []
     plain_step = env.step
 
@@ -413,7 +416,7 @@ def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(refill: boo
         observations.clear()
         rollout = collector.collect()
         for row, observation in enumerate(observations, start=1):
-            expected = torch.empty(B, *env.spec.observation_shape)
+            expected = torch.empty(B, *model.input_shape)
             model.normalizer.apply(observation, out=expected)
             assert torch.equal(rollout.observation[row], expected)
         statistics += collector.statistics().add

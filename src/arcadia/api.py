@@ -188,7 +188,7 @@ class Agent:
         self.observation_shape = self._env.spec.observation_shape
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=torso_dtype(config.model))
         load_snapshot(snapshot, self._model, FlatParameters(self._model))
-        self._inputs = torch.empty(1, 1, *self.observation_shape, dtype=self._model.dtype)
+        self._inputs = torch.empty(1, 1, *self._model.input_shape, dtype=self._model.dtype)
         self._generator = torch.Generator().manual_seed(seed)
         self.reset()
 

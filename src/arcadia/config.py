@@ -92,6 +92,11 @@ class ModelConfig:
     """Dtype of the torso. auto: the faster one here, by a short measurement, on GPUs bfloat16 (always float32 where
     runs are reproducible: runtime serial, or one worker)."""
 
+    @property
+    def is_convolutional(self) -> bool:
+        """True where the torso is one of ours for images."""
+        return self.torso not in ("mlp", "custom")
+
 
 @dataclass(frozen=True)
 class LossConfig:

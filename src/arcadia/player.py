@@ -99,7 +99,7 @@ class Player:
         dtype = torso_dtype(config.model)
         self._model = build_model(config.model, self._env.spec, seed=0, dtype=dtype)
         self._parameters = FlatParameters(self._model)
-        self._inputs = torch.empty(2, num_envs, *self._env.spec.observation_shape, dtype=dtype)  # of two steps in turn
+        self._inputs = torch.empty(2, num_envs, *self._model.input_shape, dtype=dtype)  # of two steps in turn
         self._row = 0
         self._greedy, self._reset_on_life_loss = greedy, config.model.reset_on_life_loss
         self._generator = torch.Generator().manual_seed(action_seed)

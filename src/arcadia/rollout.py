@@ -91,8 +91,9 @@ class RolloutCollector:
         self._keep_activations, self._generator = keep_activations, generator
         self._device = model.device
         size = (num_steps, env.num_envs)
-        shape, dtype = env.spec.observation_shape, env.spec.observation_dtype
-        self._inputs = torch.empty(num_steps + 1, env.num_envs, *shape, dtype=model.dtype, device=self._device)
+        self._inputs = torch.empty(
+            num_steps + 1, env.num_envs, *model.input_shape, dtype=model.dtype, device=self._device
+        )
         self._is_first = np.empty((num_steps + 1, env.num_envs), np.bool_)
         self._action = np.empty(size, np.int64)
         if env.spec.is_continuous:
@@ -108,7 +109,7 @@ class RolloutCollector:
         self._observation = env.reset()
         self._is_shifted = False  # each observation is the last one and a newest frame
         newest = model.normalizer.newest(self._observation)
-        self._newest = np.empty((num_steps, *newest.shape), dtype)  # what the normaliser's statistics are made of
+        self._newest = np.empty((num_steps, *newest.shape), newest.dtype)  # what the statistics are made of
         self._state = model.initial_state(env.num_envs)
         self._resetting = np.zeros(env.num_envs, np.bool_)  # the next step is a reset
         self._next_is_first = np.ones(env.num_envs, np.bool_)

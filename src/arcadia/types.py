@@ -58,7 +58,7 @@ class Rollout:
     Rows where `valid` is False are resets: their action was ignored and they count nowhere.
     """
 
-    observation: Tensor  # [T+1, B, ...] model input (normalised, in the torso's dtype)
+    observation: Tensor  # [T+1, B, *input_shape] model input (normalised, in the torso's dtype)
     is_first: Tensor  # [T+1, B] bool, the recurrent state is reset before this row
     state: Tensor  # [B, S] float32, recurrent state before row 0
     action: Tensor  # [T, B] int64, or [T, B, D] float32

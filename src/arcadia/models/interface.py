@@ -63,7 +63,7 @@ class ActorCritic(nn.Module):
                 assert isinstance(linear, nn.Linear)
                 head_rows(linear, HEAD_GAIN)
             head_rows(self.value.linear, 1.0)
-        self.dtype, self._observation_shape = dtype, spec.observation_shape
+        self.dtype = dtype
         self.state_size = self.actor.state_size * (1 if self.critic is None else 2)
         self.normalizer = ObservationNormalizer(config, spec, dtype)
         self.reward_normalizer = RewardNormalizer() if config.normalize_rewards else None
@@ -74,13 +74,18 @@ class ActorCritic(nn.Module):
         """Where the parameters are, and inputs and outputs too."""
         return self.value.linear.weight.device
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one model input."""
+        return self.normalizer.input_shape
+
     def initial_state(self, num_envs: int) -> Tensor:
         """Return the recurrent state [B, S] float32 at the start of an episode."""
         return torch.zeros(num_envs, self.state_size, device=self.device)
 
     def example_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return arguments of `forward` for T = B = 1."""
-        observation = torch.zeros(1, 1, *self._observation_shape, dtype=self.dtype)
+        observation = torch.zeros(1, 1, *self.input_shape, dtype=self.dtype)
         return observation, torch.zeros(1, 1, dtype=torch.bool), self.initial_state(1)
 
     def forward(
@@ -89,7 +94,7 @@ class ActorCritic(nn.Module):
         """Compute T rows; acting is T = 1.
 
         Args:
-            observation: [T, B, ...] normalised model input, in the torso's dtype.
+            observation: [T, B, *input_shape] normalised model input, in the torso's dtype.
             is_first: [T, B] bool.
             state: [B, S] float32 before row 0.
             activations: of an output for the same rows by the same parameters, of which the torso then computes only

@@ -20,7 +20,7 @@ def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfl
     convolutions are too small to gain, and the caller's own may not be made for bfloat16: float32. A GPU is taken to be
     of a kind that is faster in bfloat16 (Ampere of 2020 or newer), so that only the workers' processes touch it.
     """
-    if config.model.torso in ("mlp", "custom"):
+    if not config.model.is_convolutional:
         return "float32"
     if config.runtime.gpu_ids:
         return "bfloat16"
@@ -33,7 +33,7 @@ def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
     num_envs = config.envs_per_worker
     num_steps = max(1, min(config.runtime.num_steps[0], MAX_ROWS // num_envs))
     model = build_model(config.model, spec, seed=0, dtype=dtype)
-    observation = torch.rand(num_steps, num_envs, *spec.observation_shape).to(dtype)
+    observation = torch.rand(num_steps, num_envs, *model.input_shape).to(dtype)
     is_first = torch.zeros(num_steps, num_envs, dtype=torch.bool)
     state = model.initial_state(num_envs)
     seconds = []

@@ -33,6 +33,10 @@ class ObservationNormalizer:
 
     Before the first statistics arrive, pixels are divided by 255. Each worker owns a slot of statistics and nothing
     is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
+
+    Attributes:
+        input_shape: of one model input: [H, W, C] for convolutions, which are fastest with the channels last; else
+            the observation's own, [C, H, W] or [D].
     """
 
     def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
@@ -40,7 +44,10 @@ class ObservationNormalizer:
         self._dtype = dtype
         self._is_image = spec.is_image
         self._channels = spec.frame_channels
-        self._shape = spec.observation_shape
+        self._shape = self.input_shape = spec.observation_shape
+        self._is_channels_last = spec.is_image and config.is_convolutional
+        if self._is_channels_last:
+            self.input_shape = (*self._shape[1:], self._shape[0])
         self._repeats = 1  # of the statistics of one frame, over a stack; one channel broadcasts by itself
         if spec.is_image:
             self._shape = (self._channels, *spec.observation_shape[1:])
@@ -90,15 +97,18 @@ class ObservationNormalizer:
         return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
     def apply(self, observation: Observations, out: Tensor, *, before: Tensor | None = None) -> None:
-        """Write the model input of `observation` [B, ...] into `out` [B, ...] (the model's dtype and device).
+        """Write the model input of `observation` [B, ...] into `out` [B, *input_shape] (the model's dtype and device).
 
         Args:
-            before: [B, ...] the model input, by the same statistics, of frames that end with all of `observation`
-                but the newest: only that is converted, and goes to the device, in its own dtype.
+            before: [B, *input_shape] the model input, by the same statistics, of frames that end with all of
+                `observation` but the newest: only that is converted, and goes to the device, in its own dtype.
         """
         raw, mean, scale = torch.from_numpy(observation), self._mean, self._scale
         if before is not None:
-            out[:, : -self._channels] = before[:, self._channels :]
+            self._shift(before, out)
+        if self._is_channels_last:
+            out = out.movedim(-1, 1)
+        if before is not None:
             raw, out = raw[:, -self._channels :], out[:, -self._channels :]
             mean, scale = mean[-self._channels :], scale[-self._channels :]
         raw = raw.to(out.device)
@@ -108,6 +118,13 @@ class ObservationNormalizer:
             out.copy_(raw * scale)
         else:
             out.copy_((raw - mean).mul_(scale).clamp_(-CLIP, CLIP))
+
+    def _shift(self, before: Tensor, out: Tensor) -> None:
+        """Copy all frames of a stack but the oldest one place on; the newest is still to be written."""
+        if self._is_channels_last:  # in one piece
+            out.view(-1)[: -self._channels] = before.view(-1)[self._channels :]
+        else:
+            out[:, : -self._channels] = before[:, self._channels :]
 
     def newest(self, observation: Observations) -> Observations:
         """Return what the statistics are made of: of images [B, ...] the newest frame, of vectors all."""

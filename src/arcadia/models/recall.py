@@ -12,6 +12,19 @@ from torch import Tensor, nn
 from arcadia.types import Activations
 
 
+class Flatten(nn.Module):
+    """[N, C, H, W] to [N, C * H * W]; the gradient comes back as convolutions want it: channels last in memory."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if rows.requires_grad:
+            rows.register_hook(_to_channels_last)  # type: ignore[no-untyped-call]
+        return rows.flatten(1)
+
+
+def _to_channels_last(rows: Tensor) -> Tensor:
+    return rows.contiguous(memory_format=torch.channels_last)
+
+
 def run(layers: nn.Sequential, rows: Tensor) -> tuple[Tensor, Activations]:
     """Return the output for `rows` [N, ...], and that of every ReLU on the way."""
     outputs = []
@@ -26,14 +39,15 @@ def run_again(layers: nn.Sequential, rows: Tensor, activations: Activations) -> 
     """Return the output for `rows` that `run` gave with the same parameters, now with a gradient.
 
     Args:
-        layers: convolutions and linear layers, each followed by ReLU.
+        layers: convolutions and linear layers, each followed by ReLU, and Flatten in between.
         activations: of `run`.
     """
-    weighted = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer, output in zip(weighted, activations, strict=True):
-        if isinstance(layer, nn.Linear):
-            rows = rows.flatten(1)
-        rows = _Recalled.apply(rows, layer.weight, layer.bias, output, layer)  # type: ignore[no-untyped-call]
+    outputs = iter(activations)
+    for layer in layers:
+        if isinstance(layer, Flatten):
+            rows = layer(rows)
+        elif not isinstance(layer, nn.ReLU):
+            rows = _Recalled.apply(rows, layer.weight, layer.bias, next(outputs), layer)  # type: ignore[no-untyped-call]
     return rows
 
 

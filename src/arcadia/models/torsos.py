@@ -1,5 +1,7 @@
 """Torsos: one observation to one feature vector, [N, ...] -> [N, size].
 
+Images are [N, H, W, C] for our convolutions and [N, C, H, W] for other torsos.
+
 Each returns the activations of its layers too, or none. Given those that the same parameters had for the same
 observations, it computes nothing again.
 """
@@ -15,7 +17,7 @@ from arcadia.envs import TorsoFactory
 from arcadia.errors import UserError, summary_of
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
-from arcadia.models.recall import run, run_again
+from arcadia.models.recall import Flatten, run, run_again
 from arcadia.types import Activations
 
 
@@ -86,7 +88,7 @@ class ConvTorso(nn.Module):
                     f"observation {input_shape} is too small for this torso: use larger frames or another --torso"
                 )
             modules.append(nn.ReLU(inplace=True))
-        modules.append(nn.Flatten())
+        modules.append(Flatten())
         self.size = channels * height * width
         if layers.size is not None:
             linear = nn.Linear(self.size, layers.size)
@@ -97,9 +99,10 @@ class ConvTorso(nn.Module):
         self._can_recall = not (layers.batch_norm or layers.max_pool)
 
     def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
+        rows = observation.movedim(-1, 1)  # [N, C, H, W], the channels last in memory
         if activations:
-            return run_again(self.layers, observation, activations), activations
-        return run(self.layers, observation) if self._can_recall else (self.layers(observation), ())
+            return run_again(self.layers, rows, activations), activations
+        return run(self.layers, rows) if self._can_recall else (self.layers(rows), ())
 
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
