@@ -89,8 +89,8 @@ def test_observations_reach_the_models_device_in_their_own_dtype(normalization: 
     inputs = torch.empty(2, B, *normalizer.input_shape, dtype=torch.bfloat16, device=GPU)
     observation = np.zeros((B, *PIXELS.observation_shape), np.uint8)
     with _Crossings() as crossings:
-        normalizer.apply(observation, out=inputs[0])
-        normalizer.apply(observation, out=inputs[1], before=inputs[0])
+        normalizer.apply(observation, inputs[0])
+        normalizer.advance(observation, inputs[1], inputs[0], np.ones(B, np.bool_))
     assert crossings == [(torch.uint8, (B, 4, 84, 84)), (torch.uint8, (B, 1, 84, 84))]
 
 

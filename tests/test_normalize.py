@@ -316,14 +316,17 @@ def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(
     assert normalizer.input_shape == shape
     frames = np.random.default_rng(0).integers(256, size=(5 * channels, B, HEIGHT, WIDTH), dtype=np.uint8)
     first, second = frames[:-channels].swapaxes(0, 1), frames[channels:].swapaxes(0, 1)
-    for is_known in (False, True):
+    for is_known, others in itertools.product((False, True), ([], [1], [0, 2])):
+        shifted = ~np.isin(np.arange(B), others)
         if is_known and normalizer.size:
             rows = normalizer.newest(first)[None]
             normalizer.load(normalizer.gather(rows, np.ones((1, B), np.bool_))[1])
         before, out, expected = torch.full((3, B, *shape), torch.nan)
         normalizer.apply(first, before)
-        normalizer.apply(second, out, before=before)
-        normalizer.apply(second, expected)
+        observation = second.copy()
+        observation[others] = 255 - observation[others]
+        normalizer.advance(observation, out, before, shifted)
+        normalizer.apply(observation, expected)
         assert torch.equal(out, expected)
 
 

@@ -212,7 +212,7 @@ class Agent:
             raise UserError(f"observation must have shape {self.observation_shape}, got {observation.shape}")
         if not np.isfinite(observation).all():
             raise UserError(f"observation must be finite, got {observation.tolist()}")
-        self._model.normalizer.apply(observation[None], out=self._inputs[0])
+        self._model.normalizer.apply(observation[None], self._inputs[0])
         output = self._model(self._inputs, torch.zeros(1, 1, dtype=torch.bool), self._state)
         self._state = output.state
         action = output.policy.mode() if greedy else output.policy.sample(self._generator)  # [1, 1] or [1, 1, D]

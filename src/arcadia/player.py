@@ -16,7 +16,7 @@ from arcadia.errors import DivergedError, UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.rollout import EpisodeTracker, starts_anew
-from arcadia.types import Actions, Episode, ModelOutput, Rewards
+from arcadia.types import Actions, BoolArray, Episode, ModelOutput, Rewards
 
 MAX_GAME_STEPS = 200_000  # Atari ids promise 100,000 at most
 _EVALUATION_STREAM = 2**31  # keeps evaluation seeds apart from those of any worker
@@ -118,7 +118,7 @@ class Player:
         self._snapshot, self._started = snapshot, time.perf_counter()
         num_envs = self._env.num_envs
         self._observation = self._env.reset()
-        self._is_shifted = False  # each observation is the last one and a newest frame
+        self._shifted: BoolArray | None = None  # [B], an observation is the one before and a newest frame
         self._state = self._model.initial_state(num_envs)
         self._is_first = np.ones(num_envs, np.bool_)
         self._resetting = np.zeros(num_envs, np.bool_)
@@ -140,7 +140,10 @@ class Player:
         self._row = 1 - self._row
         before, inputs = self._inputs[1 - self._row, : len(playing)], self._inputs[self._row, : len(playing)]
         observation = self._observation if len(playing) == self._env.num_envs else self._observation[playing]
-        self._model.normalizer.apply(observation, out=inputs, before=before if self._is_shifted else None)
+        if self._shifted is None:
+            self._model.normalizer.apply(observation, inputs)
+        else:
+            self._model.normalizer.advance(observation, inputs, before, self._shifted[playing])
         is_first = torch.from_numpy(self._is_first[playing])[None]
         output = self._model(inputs[None], is_first, self._state)
         policy, self._state = output.policy, output.state
@@ -164,14 +167,14 @@ class Player:
         if self._tracker.longest > MAX_GAME_STEPS:
             raise UserError(f"a game has not ended within {MAX_GAME_STEPS:,} decisions: the environment needs a limit")
         self._observation = step.observation
-        self._is_shifted = step.shifted is not None and bool(step.shifted.all())
+        self._shifted = step.shifted
         self._is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
         self._resetting = step.reset_next
         goes_on = self._missing[playing] > 0
         if goes_on.any():
             if not goes_on.all():
                 self._playing, self._state = playing[goes_on], self._state[torch.from_numpy(goes_on)]
-                self._is_shifted = False
+                self._shifted = None
             return None
         seconds = time.perf_counter() - self._started
         return Evaluation(self._greedy, self._snapshot, tuple(self._episodes), seconds)

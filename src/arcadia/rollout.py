@@ -107,7 +107,7 @@ class RolloutCollector:
         self._cut = np.zeros(size, np.bool_)
 
         self._observation = env.reset()
-        self._is_shifted = False  # each observation is the last one and a newest frame
+        self._shifted: BoolArray | None = None  # [B], an observation is the one before and a newest frame
         newest = model.normalizer.newest(self._observation)
         self._newest = np.empty((num_steps, *newest.shape), newest.dtype)  # what the statistics are made of
         self._state = model.initial_state(env.num_envs)
@@ -156,7 +156,7 @@ class RolloutCollector:
                 self._cut[t] = step.cut
             self.frames += int(step.frames.sum())
             self._observation = step.observation
-            self._is_shifted = step.shifted is not None and bool(step.shifted.all())
+            self._shifted = step.shifted
             self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
             self._resetting = step.reset_next
         self._state = state
@@ -201,8 +201,10 @@ class RolloutCollector:
         """Return the model's output [1, B] for the current observation, row t: policy and value on the CPU."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
-        before = self._inputs[t - 1] if t > 0 and self._is_shifted else None
-        self._model.normalizer.apply(self._observation, out=self._inputs[t], before=before)
+        if t == 0 or self._shifted is None:
+            self._model.normalizer.apply(self._observation, self._inputs[t])
+        else:
+            self._model.normalizer.advance(self._observation, self._inputs[t], self._inputs[t - 1], self._shifted)
         self._is_first[t] = self._next_is_first
         is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._device)
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)

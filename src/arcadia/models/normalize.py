@@ -96,22 +96,35 @@ class ObservationNormalizer:
     def _tile(self, frame: Tensor) -> Tensor:
         return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
-    def apply(self, observation: Observations, out: Tensor, *, before: Tensor | None = None) -> None:
+    def apply(self, observation: Observations, out: Tensor) -> None:
         """Write the model input of `observation` [B, ...] into `out` [B, *input_shape] (the model's dtype and device).
 
-        Args:
-            before: [B, *input_shape] the model input, by the same statistics, of frames that end with all of
-                `observation` but the newest: only that is converted, and goes to the device, in its own dtype.
+        The observation goes to the device in its own dtype.
         """
-        raw, mean, scale = torch.from_numpy(observation), self._mean, self._scale
-        if before is not None:
-            self._shift(before, out)
-        if self._is_channels_last:
-            out = out.movedim(-1, 1)
-        if before is not None:
-            raw, out = raw[:, -self._channels :], out[:, -self._channels :]
-            mean, scale = mean[-self._channels :], scale[-self._channels :]
-        raw = raw.to(out.device)
+        self._convert(observation, self._by_channel(out), self._mean, self._scale)
+
+    def advance(self, observation: Observations, out: Tensor, before: Tensor, shifted: BoolArray) -> None:
+        """Do as `apply` does, converting only the newest frame where the others are known.
+
+        Args:
+            before: [B, *input_shape] the model input of the observations before, by the same statistics.
+            shifted: [B], each frame of the observation but the newest is the next one of the observation before.
+        """
+        self._shift(before, out)
+        newest = slice(-self._channels, None)
+        self._convert(observation[:, newest], self._by_channel(out)[:, newest], self._mean[newest], self._scale[newest])
+        if not shifted.all():
+            others = np.flatnonzero(~shifted)
+            whole = torch.empty(len(others), *self.input_shape, dtype=out.dtype, device=out.device)
+            self.apply(observation[others], whole)
+            out[torch.from_numpy(others).to(out.device)] = whole
+
+    def _by_channel(self, inputs: Tensor) -> Tensor:
+        """Return a view [B, C, H, W] of the model inputs of images, vectors as they are."""
+        return inputs.movedim(-1, 1) if self._is_channels_last else inputs
+
+    def _convert(self, observation: Observations, out: Tensor, mean: Tensor, scale: Tensor) -> None:
+        raw = torch.from_numpy(observation).to(out.device)
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
