@@ -84,7 +84,7 @@ def test_acting_and_learning_stay_on_the_models_device(spec: EnvSpec, settings: 
 
 @pytest.mark.parametrize("normalization", ["per_element", "scalar", "scale", "none"])
 def test_observations_reach_the_models_device_in_their_own_dtype(normalization: str) -> None:
-    normalizer = ObservationNormalizer(ModelConfig(normalization=normalization), PIXELS, torch.bfloat16)
+    normalizer = ObservationNormalizer(ModelConfig(normalization=normalization), PIXELS)
     normalizer.load(torch.ones(normalizer.size, dtype=torch.float64), GPU)
     inputs = torch.empty(2, B, *normalizer.input_shape, dtype=torch.bfloat16, device=GPU)
     observation = np.zeros((B, *PIXELS.observation_shape), np.uint8)

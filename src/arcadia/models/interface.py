@@ -65,7 +65,7 @@ class ActorCritic(nn.Module):
             head_rows(self.value.linear, 1.0)
         self.dtype = dtype
         self.state_size = self.actor.state_size * (1 if self.critic is None else 2)
-        self.normalizer = ObservationNormalizer(config, spec, dtype)
+        self.normalizer = ObservationNormalizer(config, spec)
         self.reward_normalizer = RewardNormalizer() if config.normalize_rewards else None
         self._batch_norms = [module for module in self.modules() if isinstance(module, RunningBatchNorm)]
 

@@ -39,9 +39,8 @@ class ObservationNormalizer:
             the observation's own, [C, H, W] or [D].
     """
 
-    def __init__(self, config: ModelConfig, spec: EnvSpec, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, spec: EnvSpec) -> None:
         self._kind = config.normalization
-        self._dtype = dtype
         self._is_image = spec.is_image
         self._channels = spec.frame_channels
         self._shape = self.input_shape = spec.observation_shape
