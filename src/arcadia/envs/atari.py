@@ -1,5 +1,6 @@
 """Atari games side by side, and what is made of their pictures."""
 
+import math
 from collections import deque
 
 import cv2
@@ -51,10 +52,7 @@ class Atari:
         if config.max_episode_steps is not None:
             name = name.with_limit(config.max_episode_steps)
         self._config = config
-        self._crop = None
-        if config.crop != "none":
-            self._crop = config.crop_rows if config.crop == "rows" else CROPS.get(name.game, DEFAULT_CROP)
-        is_rgb = config.color or self._crop is not None
+        is_rgb = config.color or config.crop != "none"
         self._emulators = [Emulator(name, config, seed=seed + b, is_rgb=is_rgb) for b in range(num_envs)]
         actions = self._emulators[0].action_names
         self._first_action = int(config.drop_noop)
@@ -72,9 +70,17 @@ class Atari:
         # One for each game: a dismissed one draws nothing, and the others must not notice.
         self._rngs = [np.random.default_rng((seed + b, 1)) for b in range(num_envs)]
         self._queues: list[deque[int]] = [deque() for _ in range(num_envs)]  # actions to force, of each game
-        self._pictures = np.empty((num_envs, *self._emulators[0].picture_shape), np.uint8)
-        self._last_but_one = np.empty_like(self._pictures[0])  # one for all: it stays in the processor's cache
-        self._newest = np.empty((num_envs, self._channels, *config.frame_size), np.uint8)
+        crops = {"none": (0, None), "rows": config.crop_rows, "game": CROPS.get(name.game, DEFAULT_CROP)}
+        self._rows = slice(*crops[config.crop])
+        # Of each game the picture that its frame shows, at first black.
+        self._pictures = np.zeros((num_envs, *self._emulators[0].picture_shape), np.uint8)
+        self._newest = np.zeros((num_envs, self._channels, *config.frame_size), np.uint8)
+        # One for all: they stay in the processor's cache.
+        self._picture, self._last_but_one = np.empty((2, *self._pictures[0].shape), np.uint8)
+        height, width = self._picture[self._rows].shape[:2]
+        is_reduced = config.frame_size[0] <= height and config.frame_size[1] <= width
+        # Enlarged rows depend on their neighbours.
+        self._num_bands = math.gcd(height, config.frame_size[0]) if is_reduced else 1
 
     def reset(self) -> Observations:
         self._dismissed = np.zeros(self.num_envs, np.bool_)
@@ -97,9 +103,9 @@ class Atari:
                 continue
             if self._queues[b]:
                 action[b], forced[b] = self._queues[b].popleft(), True
-            emulator, picture = self._emulators[b], self._pictures[b]
-            reward[b] = emulator.step(int(action[b]), picture, self._last_but_one)
-            self._draw(picture, self._newest[b])
+            emulator = self._emulators[b]
+            reward[b] = emulator.step(int(action[b]), self._picture, self._last_but_one)
+            self._draw(b)
             game_over[b] = emulator.is_over
             truncated[b] = emulator.is_out_of_time and not game_over[b]
 
@@ -142,8 +148,8 @@ class Atari:
 
     def _start(self, b: int) -> None:
         """Start a game."""
-        self._emulators[b].reset(self._pictures[b])
-        self._draw(self._pictures[b], self._newest[b])
+        self._emulators[b].reset(self._picture)
+        self._draw(b)
 
     def _read_counters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the lives [B] and the frame numbers [B] of all games."""
@@ -160,20 +166,25 @@ class Atari:
             queue.extend(self._forced_actions[:1] * repeats)
         queue.extend(self._forced_actions)
 
-    def _draw(self, picture: Pictures, frame: Pictures) -> None:
-        """Write the frame [1 or 3, H, W] of an emulator's picture [h, w] or [h, w, 3]."""
-        height, width = self._config.frame_size
-        if picture.ndim == 2:
-            cv2.resize(picture, (width, height), dst=frame[0], interpolation=cv2.INTER_AREA)
+    def _draw(self, b: int) -> None:
+        """Bring a game's newest frame up to date with the picture [h, w] or [h, w, 3] that was just read.
+
+        Both are cut into as many equal bands of rows as they can be, and only bands that changed are drawn, to the bits
+        that the whole picture would give.
+        """
+        new, old = (picture[self._rows].reshape(self._num_bands, -1) for picture in (self._picture, self._pictures[b]))
+        changed = (new.view(np.uint64) != old.view(np.uint64)).any(1).nonzero()[0]
+        self._pictures[b] = self._picture
+        if not len(changed):
             return
-        if self._crop is not None:
-            picture = picture[self._crop[0] : self._crop[1]]
-        if picture.shape[:2] != (height, width):
-            picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        if self._config.color:
-            frame[:] = picture.transpose(2, 0, 1)
-        else:
-            cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=frame[0])
+        height, width = self._config.frame_size
+        bands = new.take(changed, 0).reshape(-1, *self._picture.shape[1:])
+        size = (width, len(changed) * height // self._num_bands)
+        bands = cv2.resize(bands, size, interpolation=cv2.INTER_AREA)
+        if bands.ndim == 3 and not self._config.color:
+            bands = cv2.cvtColor(bands, cv2.COLOR_RGB2GRAY)
+        frame = self._newest[b].reshape(self._channels, self._num_bands, -1)
+        frame[:, changed] = bands.reshape(len(changed), -1, self._channels).transpose(2, 0, 1)
 
     def _push(self, refill: BoolArray) -> None:
         """Add the newest frames to the stacks, or fill them with it."""
