@@ -126,6 +126,30 @@ def test_snapshot_holds_until_the_next_load() -> None:
     assert torch.equal(_apply(fresh, observation), after)  # nothing of the first snapshot stays
 
 
+@pytest.mark.parametrize(
+    ("kind", "new_rows", "is_new"), [("per_element", 1, False), ("per_element", 2, True), ("scalar", 1, True)]
+)
+def test_a_snapshot_stays_until_a_hundredth_more_rows_were_seen(kind: str, new_rows: int, is_new: bool) -> None:
+    normalizer, observation = _normalizer(PIXELS, kind), _observation(0)
+    first = normalizer.gather(_frames(1, 150)[:, None], np.ones((150, 1), np.bool_))[1]
+    normalizer.load(first)
+    before, version = _apply(normalizer, observation), normalizer.version
+    normalizer.load(first + normalizer.gather(_frames(2, new_rows)[:, None], np.ones((new_rows, 1), np.bool_))[1])
+    assert (normalizer.version != version) == is_new
+    assert torch.equal(_apply(normalizer, observation), before) != is_new
+    normalizer.load(normalizer.gather(_frames(3, 149)[:, None], np.ones((149, 1), np.bool_))[1])  # of another run
+    assert not torch.equal(_apply(normalizer, observation), before)
+
+
+def test_the_limit_is_noticed_at_once() -> None:
+    normalizer = _normalizer(PIXELS, steps=151)
+    statistics = _gather(normalizer, _frames(1))
+    normalizer.load(10 * statistics)
+    assert not normalizer.is_frozen
+    normalizer.load(151 / 15 * statistics)
+    assert normalizer.is_frozen
+
+
 def test_nothing_changes_once_the_limit_is_reached() -> None:
     optimizer = OptimizerConfig()
     model = build_model(ModelConfig(torso="mlp", normalization_steps=2 * T * B), PIXELS, seed=0)

@@ -1,13 +1,16 @@
 """Frames against a slow reference, made from the emulator's raw pictures in the documented order."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import ale_py
+import cv2
 import numpy as np
 import pytest
 from ale_py import roms
 
 from arcadia.config import EnvConfig
+from arcadia.envs import make_vector_env
 from arcadia.envs.atari import Atari
 from arcadia.envs.names import AtariName
 from arcadia.recipes import RECIPES
@@ -80,6 +83,38 @@ def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip:
         grey = [grey for _, grey in pictures]
         picture = np.maximum(*grey) if skip == FIXED else grey[-1]
         _assert_equal(frame[0], *_round(_area(picture, (84, 84))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"frame_size": (42, 42)},
+        {"frame_size": (97, 64)},
+        {"frame_size": (110, 200)},
+        {"frame_size": (256, 64)},
+        {"color": True},
+        {"crop": "game", "frame_size": (80, 80)},
+        {"crop": "rows", "crop_rows": (50, 1000), "frame_size": (210, 160)},
+        {"crop": "rows", "crop_rows": (35, 195), "frame_size": (160, 160), "color": True},
+    ],
+)
+def test_frames_are_what_opencv_makes_of_whole_pictures(settings: dict[str, Any]) -> None:
+    """To the bit, though only bands of rows that changed are drawn."""
+    config = EnvConfig(env="seaquest", noop_max=1, **settings)
+    env = make_vector_env(config, num_envs=2, seed=0)
+    env.reset()
+    rows = {"none": (0, 210), "game": (30, 190), "rows": config.crop_rows}[config.crop]
+    for action in np.random.default_rng(0).integers(18, size=(NUM_DECISIONS, 2)):
+        newest = env.step(action).observation[:, -env.spec.frame_channels :]
+        for b in range(2):
+            picture = env.picture(b)[slice(*rows)]
+            expected = cv2.resize(picture, config.frame_size[::-1], interpolation=cv2.INTER_AREA)
+            if picture.ndim == 3 and not config.color:
+                expected = cv2.cvtColor(expected, cv2.COLOR_RGB2GRAY)
+            expected = np.atleast_3d(expected).transpose(2, 0, 1)
+            assert (newest[b] == expected).all()
+    env.close()
 
 
 @pytest.mark.parametrize("skip", [FIXED, RANDOM])

@@ -15,6 +15,7 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
+GROWTH = 1.01  # of the rows seen, until which statistics per element have hardly changed
 PART = 64  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
@@ -35,6 +36,7 @@ class ObservationNormalizer:
     is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
 
     Attributes:
+        version: of the snapshot: inputs of the same observation and version are the same.
         input_shape: of one model input: [H, W, C] for convolutions, which are fastest with the channels last; else
             the observation's own, [C, H, W] or [D].
     """
@@ -56,7 +58,7 @@ class ObservationNormalizer:
         self._limit = math.inf
         if self._kind == "per_element" and config.normalization_steps is not None:
             self._limit = config.normalization_steps
-        self._count = -1.0
+        self._count, self.version = -1.0, 0
         self._floor = PIXEL_STD_FLOOR if spec.is_image else VECTOR_STD_FLOOR
         self._mean = torch.zeros(1)
         self._scale = torch.ones(1)
@@ -73,21 +75,28 @@ class ObservationNormalizer:
         return self.size == 0 or self._count >= self._limit
 
     def load(self, statistics: Tensor, device: torch.device = CPU) -> None:
-        """Take a snapshot of the shared statistics [size] float64, for inputs on `device`."""
-        if self.size == 0 or statistics[0] == 0:
-            self._count = 0.0
+        """Take a snapshot of the shared statistics [size] float64, for inputs on `device`.
+
+        The last one stays where it is of the same rows but for a few, of which GROWTH says how many.
+        """
+        count = float(statistics[0]) if self.size else 0.0
+        is_known = count == self._count or self._count < count < min(self._count * GROWTH, self._limit)
+        if is_known and self._kind != "scalar" and self._scale.device == device:
+            return
+        self.version += 1
+        self._count = count
+        if count == 0:
             self._scale = torch.ones(1)
             if self._is_image and self._kind != "none":
                 self._scale /= 255
-        elif self._kind == "per_element" and statistics[0] != self._count:
-            self._count = float(statistics[0])
+        elif self._kind == "per_element":
             sums, squares = statistics[1:].view(2, *self._shape)
-            mean = sums / self._count
-            variance = (squares / self._count - mean.square()).clamp(min=0)
+            mean = sums / count
+            variance = (squares / count - mean.square()).clamp(min=0)
             self._mean = self._tile(mean)
             self._scale = self._tile((variance + self._floor**2).rsqrt())
-        elif self._kind == "scalar":
-            mean, std = statistics[1:] / statistics[0]
+        else:
+            mean, std = statistics[1:] / count
             self._mean = mean.float().view(1)
             self._scale = 1 / std.float().clamp(min=self._floor).view(1)
         self._mean, self._scale = self._mean.to(device), self._scale.to(device)
