@@ -97,8 +97,8 @@ def assert_one_line(ended: Ended, *named: object) -> None:
         (["BreakoutNoFramskip-v4"], ["'BreakoutNoFramskip-v4'", "closest: "]),
         (["CartPole-v99"], ["'CartPole-v99'", "CartPole-v1"]),
         (["evil_module:Foo-v0"], ["evil_module:Foo-v0"]),
-        ([], ["no environment", "arcadia train pong"]),
-        (["--env", ""], ["no environment", "arcadia train pong"]),
+        ([], ["no environment", "CartPole-v1"]),
+        (["--env", ""], ["no environment", "CartPole-v1"]),
         (["pong", "--recipe", "nosuch"], ["'nosuch'", *RECIPES]),
         (["pong", "--recipe=nosuch"], ["'nosuch'", *RECIPES]),
         (["pong", "--num-steps", "0"], ["num_steps must be >= 1", "got 0"]),
@@ -505,10 +505,10 @@ def test_rollout_lengths_of_each_worker_and_an_end_in_episodes(arcadia, tmp_path
 
 def test_a_run_directory_holds_what_others_script_against(finished_run):
     assert {"config.json", "metrics.jsonl", "checkpoints", "best", "tensorboard"} <= set(os.listdir(finished_run))
-    *episodes, row = read_metrics(finished_run)
-    assert row["kind"] == "train"
-    assert row["env_steps"] >= 60
-    assert {episode["kind"] for episode in episodes} <= {"episode"}
+    *rows, last = read_metrics(finished_run)
+    assert last["kind"] == "train"
+    assert last["env_steps"] >= 60
+    assert {row["kind"] for row in rows} <= {"episode", "train"}
 
 
 def test_a_run_without_a_directory_gets_a_named_one(tmp_path):
@@ -581,8 +581,8 @@ def test_resume_goes_on_and_keeps_the_new_end(arcadia, own_run):
     assert load_checkpoint(path).env_steps >= 120
     assert load_config(own_run).runtime.total_steps == 120
     env_steps = [row["env_steps"] for row in read_metrics(own_run) if row["kind"] == "train"]
-    assert len(env_steps) == 2
-    assert env_steps[0] < 120 <= env_steps[1]
+    assert env_steps == sorted(env_steps)
+    assert env_steps[0] < 120 <= env_steps[-1]
 
 
 def test_eval_prints_the_scores_and_writes_them(arcadia, own_run):

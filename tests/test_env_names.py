@@ -57,13 +57,14 @@ def test_gymnasium_ids_stand_for_themselves(name: str) -> None:
         ("pongg", "pong"),
         ("Pnog-v4", "pong"),
         ("PonggNoFrameskip-v4", "pong"),
-        ("ALE/Brekout-v5", "breakout"),
+        ("ALE/Brekout-v5", "ALE/Breakout-v5"),
         ("spaceinvader", "space_invaders"),
         ("CartPol-v1", "CartPole-v1"),
         ("cartpole", "CartPole-v1"),
         ("CartPole-v7", "CartPole-v1"),
         ("Pong-v7", "pong"),
-        ("ALE/Pong-v4", "pong"),
+        ("ALE/Pong-v4", "ALE/Pong-v5"),
+        ("ALE/SpaceInvader", "ALE/SpaceInvaders-v5"),
         ("PongDeterministic-v5", "pong"),
         ("PongNoFrameskip", "pong"),
     ],
@@ -93,5 +94,5 @@ def test_game_without_a_mode_for_one_player_is_refused(name: str) -> None:
 
 
 def test_no_id_is_refused_with_an_example() -> None:
-    with pytest.raises(UserError, match=r"^no environment given.*arcadia train pong"):
+    with pytest.raises(UserError, match=r"^no environment given.*ALE/Pong-v5"):
         find("")

@@ -1,6 +1,7 @@
 """Reports: the figures are right, and the page works in a real browser without a network."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -119,7 +120,7 @@ def test_the_interquartile_mean_over_games_and_seeds(tmp_path: Path) -> None:
     scores = {("pong", 1): -20.7, ("pong", 2): -20.7 + 35.3 / 2, ("breakout", 1): 30.5, ("breakout", 2): 1.7 + 9 * 28.8}
     paths = [make_run(tmp_path / f"{env}{seed}", [s], env, seed=seed) for (env, seed), s in scores.items()]
     page = write_report(paths, tmp_path / "out").read_text()
-    row = re.search(r"<td>toy</td><td>2</td><td>4</td><td>([\d.]+)</td>\s*<td>\[([-\d.]+), ([-\d.]+)\]", page)
+    row = re.search(r"<td>toy</td><td>2</td><td>4</td><td>([\d.]+)</td>\s*<td[^>]*>\[([-\d.]+), ([-\d.]+)\]", page)
     assert row is not None
     iqm, low, high = map(float, row.groups())
     assert iqm == 0.75
@@ -129,7 +130,7 @@ def test_the_interquartile_mean_over_games_and_seeds(tmp_path: Path) -> None:
 def test_games_with_one_run_each_have_no_interval_and_one_game_no_mean_of_games(tmp_path: Path) -> None:
     pong, breakout = make_run(tmp_path / "p", [-20.7]), make_run(tmp_path / "b", [30.5], "breakout")
     page = write_report([pong, breakout, pong], tmp_path / "out").read_text()
-    row = re.search(r"<td>toy</td><td>2</td><td>(\d)</td><td>([\d.]+)</td>\s*<td>(.)", page)
+    row = re.search(r"<td>toy</td><td>2</td><td>(\d)</td><td>([\d.]+)</td>\s*<td[^>]*>(.)", page)
     assert row is not None
     assert row.groups()[:2] == ("2", "0.50"), "a run given twice is one"
     assert row[3] != "["
@@ -209,6 +210,10 @@ def test_the_page_works_in_a_browser_offline(trained: Path, tmp_path: Path, brow
     result = json.loads(next((trained / "evaluations").glob("*-5.json")).read_text())
     assert f"{result['mean']:.2f}" in cells
     assert any(cell.endswith("/run <1>") for cell in cells), "a name is text, not markup"
+    for card in browser.find_elements(By.CSS_SELECTOR, ".card"):
+        assert card.get_property("scrollWidth") <= card.get_property("clientWidth"), "a table is cut off"
+    caption = browser.find_element(By.CSS_SELECTOR, "figcaption").text
+    assert re.fullmatch(r"sampled, newest parameters, of 3,\d{3} env_steps, seed 2000000", caption)
 
     video = browser.find_element(By.CSS_SELECTOR, "video")
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return arguments[0].readyState", video) >= 2)
@@ -283,6 +288,15 @@ def test_the_folder_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_a_report_of_nothing(capsys: pytest.CaptureFixture) -> None:
     assert main(["report"]) == 2
     assert "no run given" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is not a run directory"):
+    with pytest.raises(UserError, match="is not a run directory: it does not exist"):
         write_report([Path("no/such/run")], Path("nowhere"))
     assert not Path("nowhere").exists()
+
+
+def test_the_folder_of_a_run_is_told_apart_from_the_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("old", "new"):
+        make_run(tmp_path / name, [1.0])
+    os.utime(tmp_path / "old" / "config.json", (0, 0))
+    for command in ("report", "eval", "play", "resume"):
+        assert main([command, str(tmp_path)]) == 2
+        assert f"it holds no config.json; the newest in it is {tmp_path / 'new'}" in capsys.readouterr().err

@@ -310,22 +310,21 @@ def test_one_worker_per_core_but_no_more_than_environments_to_share(monkeypatch)
     assert default_workers(EnvConfig(total_envs=24)) == 2
 
 
-def test_learning_rate_and_entropy_weight_of_all_workers_are_logged(tmp_path, monkeypatch):
+def test_learning_rate_and_entropy_weight_of_all_workers_are_logged(tmp_path):
     """Two processes: 1e-3 / log10(10 + 0.01 n), n being the episodes of both."""
-    monkeypatch.setattr("arcadia.runtimes.supervise.METRICS_SECONDS", 1.0)  # a fast machine is done in 5 s
     run = tmp_path / "run"
     schedules = {"schedule": "log_episodes", "entropy_schedule": "linear", "entropy_coefficient": 0.1}
     config = cartpole(run, runtime="hogwild", num_workers=2, eval_episodes=0, lr=1e-3, **schedules, total_steps=60_000)
     train(config)
     rows = [row for row in read_metrics(run) if row["kind"] == "train"]
-    assert len(rows) > 2
+    assert len(rows) > 5
     assert rows[-1]["episodes"] == final(run).counters[:, EPISODES].sum() > 500
     episodes = env_steps = 0
     for row in rows:  # each is a mean since the last; a worker held up by the machine may report a little late
-        lowest, highest = (1e-3 / math.log10(10 + 0.01 * n) for n in (row["episodes"] + 200, max(0, episodes - 200)))
+        lowest, highest = (1e-3 / math.log10(10 + 0.01 * n) for n in (row["episodes"] + 500, max(0, episodes - 500)))
         assert lowest <= row["lr"] <= highest * (1 + 1e-9)
-        assert 0.1 * (1 - (row["env_steps"] + 2_000) / 60_000) <= row["entropy_coefficient"]
-        assert row["entropy_coefficient"] <= 0.1 * (1 - (env_steps - 2_000) / 60_000)
+        assert 0.1 * (1 - (row["env_steps"] + 5_000) / 60_000) <= row["entropy_coefficient"]
+        assert row["entropy_coefficient"] <= 0.1 * (1 - (env_steps - 5_000) / 60_000)
         episodes, env_steps = row["episodes"], row["env_steps"]
 
 

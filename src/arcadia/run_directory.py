@@ -7,10 +7,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import arcadia
 from arcadia.config import TrainConfig
@@ -58,6 +57,17 @@ def load_config(run: Path) -> TrainConfig:
         raise UserError(f"{path}: {error}") from None
 
 
+def check_is_run(run: Path) -> None:
+    """Raise UserError where there is no run at `run`."""
+    if (run / "config.json").exists():
+        return
+    if not run.is_dir():
+        raise UserError(f"{run} is not a run directory: it does not exist; give the --run-dir of `arcadia train`")
+    inside = sorted(run.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    advice = f"the newest in it is {inside[-1].parent}" if inside else "give the --run-dir of `arcadia train`"
+    raise UserError(f"{run} is not a run directory: it holds no config.json; {advice}")
+
+
 def changed_versions(run: Path) -> list[str]:
     """Return what a run was last trained with that is another here, such as "torch 2.12.0 -> 2.13.0"."""
     before = _read_description(run).get("versions")
@@ -71,7 +81,8 @@ def _read_description(run: Path) -> dict[str, Any]:
     try:
         description = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{run} is not a run directory: it holds no config.json") from None
+        check_is_run(run)
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):
@@ -141,7 +152,7 @@ def _versions() -> dict[str, str]:
     return {
         "arcadia": arcadia.__version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
+        "torch": version("torch"),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, parse
 from arcadia.errors import UserError
+from arcadia.run_directory import check_is_run
 
 if TYPE_CHECKING:
     from arcadia.evaluation import Evaluated
@@ -47,7 +48,7 @@ def evaluate(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
-    _check_run(given.run)
+    check_is_run(given.run)
     fork_server.start()  # before the import below, for they take equally long
     from arcadia.evaluation import evaluate_run, save_evaluation
 
@@ -124,7 +125,7 @@ def play(arguments: list[str]) -> int:
     from arcadia.evaluation import evaluate_run
     from arcadia.video import check_screen, show
 
-    _check_run(given.run)
+    check_is_run(given.run)
     if given.render:
         check_screen()
     writes_video = given.video is not None or not given.render
@@ -145,13 +146,8 @@ def play(arguments: list[str]) -> int:
     if given.render:
         show(evaluated.config.env, recording, game)
     if writes_video:
-        print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, str(given.seed))))
+        print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, f"seed-{given.seed}")))
     return 0
-
-
-def _check_run(run: Path) -> None:
-    if not run.is_dir():
-        raise UserError(f"{run} is not a run directory: give the --run-dir of `arcadia train`")
 
 
 def _check_video(run: Path, path: Path | None) -> None:

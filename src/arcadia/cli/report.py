@@ -31,7 +31,5 @@ def report(arguments: list[str]) -> int:
     if not given.runs:
         raise UserError("no run given: arcadia report RUN [RUN ...]")
     output = given.output or (given.runs[0] / "report" if len(given.runs) == 1 else Path("report"))
-    if not given.runs[0].is_dir():
-        raise UserError(f"{given.runs[0]} is not a run directory: give the --run-dir of `arcadia train`")
     print(f"written to {write_report(given.runs, output)}")
     return 0

@@ -30,7 +30,7 @@ def find(name: str) -> AtariName | str:
         UserError: nothing has that name (the message holds the closest ones), or an extra is missing.
     """
     if not name:
-        raise UserError("no environment given: name one, such as `arcadia train pong`")
+        raise UserError("no environment given: name one, such as pong, ALE/Pong-v5 or CartPole-v1")
     atari_games: dict[str, str] = {}
     try:
         from arcadia.envs import atari
@@ -111,10 +111,13 @@ def _looks_like_atari(name: str) -> bool:
 
 
 def _closest(name: str, ids: set[str], atari_games: dict[str, str]) -> str:
-    by_simple = {simplify(key): key for key in sorted(ids)} | atari_games
+    if name.startswith("ALE/"):
+        by_simple = {game: f"ALE/{rom.title().replace('_', '')}-v5" for game, rom in atari_games.items()}
+    else:
+        by_simple = {simplify(key): key for key in sorted(ids)} | atari_games
     wanted = simplify(name.removeprefix("ALE/").split("-v")[0])
     wanted = wanted.removesuffix("noframeskip").removesuffix("deterministic")
-    keys = difflib.get_close_matches(wanted, by_simple, n=3, cutoff=0.5)
+    keys = difflib.get_close_matches(wanted, by_simple, n=3, cutoff=0.6)
     if not keys:
         return ": try pong, ALE/Pong-v5 or CartPole-v1; one of your own: give make_env, from Python"
     return f"; closest: {', '.join(by_simple[key] for key in keys)}"

@@ -1,6 +1,7 @@
 """The report page: curves, tables, what differed between runs, how they went, and videos, in one HTML file."""
 
 import base64
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +76,11 @@ def _section(env: str, runs: list[Run], output: Path) -> dict[str, Any]:
         "health": svg(health(groups), f"{env} health"),
         "runs": [_run(run) for run in runs],
         "differences": differences(runs),
-        "videos": [_video(video) for run in runs for video in _videos(run)],
+        "videos": [
+            _video(video, _caption(video.stem) + f", {run.name}" * (len(runs) > 1))
+            for run in runs
+            for video in _videos(run)
+        ],
     }
 
 
@@ -125,15 +130,25 @@ def _videos(run: Run) -> list[Path]:
     return [path for path in videos if path not in in_training[:-MAX_TRAINING_VIDEOS]]
 
 
-def _video(path: Path) -> dict[str, str]:
+def _caption(stem: str) -> str:
+    """Return the name of a video file in words."""
+    if found := re.fullmatch(r"training-(\d+)", stem):
+        return f"in training, at {int(found[1]):,} env_steps"
+    if found := re.fullmatch(r"(sampled|greedy)-(newest|best)-(\d{12})-(.+)", stem):
+        mode, parameters, env_steps, game = found.groups()
+        return f"{mode}, {parameters} parameters, of {int(env_steps):,} env_steps, {game.replace('-', ' ')}"
+    return stem
+
+
+def _video(path: Path, caption: str) -> dict[str, str]:
     """Return an embedded video, or a link to a large one."""
     try:
         if path.stat().st_size > MAX_VIDEO_BYTES:
-            return {"name": path.stem, "link": path.resolve().as_uri()}
+            return {"caption": caption, "link": path.resolve().as_uri()}
         data = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): delete it") from None
-    return {"name": path.stem, "source": f"data:video/mp4;base64,{data}"}
+    return {"caption": caption, "source": f"data:video/mp4;base64,{data}"}
 
 
 def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from arcadia.terminal import Display, Progress, duration
 from arcadia.types import UpdateReport
 
 DISPLAY_SECONDS = 0.5
-METRICS_SECONDS = 2.0
+FIRST_METRICS_SECONDS, METRICS_SECONDS = 0.25, 2.0  # between rows: a short run has a curve too
 FIRST_CHECKPOINT_SECONDS = 10.0  # early: a disk that takes none is told of, and memory has its level within a minute
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
 
@@ -75,7 +75,7 @@ class Supervisor:
         self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
         self._has_graph = resumed is not None
         self._started = self._last_display = time.monotonic()
-        self._next_metrics = self._started + METRICS_SECONDS  # a first update that comes later has a row at once
+        self._next_metrics = self._started  # the first update has a row at once
         self._next_checkpoint = self._started + min(FIRST_CHECKPOINT_SECONDS, config.runtime.checkpoint_seconds)
         self._rates: deque[tuple[float, Tensor]] = deque([(self._started, self._steps_of_workers())])
         self._score_history: list[float] = []
@@ -164,7 +164,7 @@ class Supervisor:
             self._show()
         reason = self._stop_reason()
         if reason is None and now >= self._next_metrics and self._write_metrics():  # the last row is finish()'s
-            self._next_metrics = now + METRICS_SECONDS
+            self._next_metrics = now + min(METRICS_SECONDS, FIRST_METRICS_SECONDS + (now - self._started) / 20)
         if now >= self._next_checkpoint:
             self._try_to_save("no checkpoint was written ({}): training goes on")
             self._next_checkpoint = time.monotonic() + self._config.runtime.checkpoint_seconds
