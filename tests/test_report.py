@@ -288,7 +288,7 @@ def test_the_folder_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_a_report_of_nothing(capsys: pytest.CaptureFixture) -> None:
     assert main(["report"]) == 2
     assert "no run given" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is not a run directory: it does not exist"):
+    with pytest.raises(UserError, match="is not a run directory: there is no such folder"):
         write_report([Path("no/such/run")], Path("nowhere"))
     assert not Path("nowhere").exists()
 
@@ -299,4 +299,4 @@ def test_the_folder_of_a_run_is_told_apart_from_the_run(tmp_path: Path, capsys: 
     os.utime(tmp_path / "old" / "config.json", (0, 0))
     for command in ("report", "eval", "play", "resume"):
         assert main([command, str(tmp_path)]) == 2
-        assert f"it holds no config.json; the newest in it is {tmp_path / 'new'}" in capsys.readouterr().err
+        assert f"it holds no config.json; the newest run in it is {tmp_path / 'new'}" in capsys.readouterr().err

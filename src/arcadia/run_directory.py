@@ -57,15 +57,12 @@ def load_config(run: Path) -> TrainConfig:
         raise UserError(f"{path}: {error}") from None
 
 
-def check_is_run(run: Path) -> None:
-    """Raise UserError where there is no run at `run`."""
-    if (run / "config.json").exists():
-        return
-    if not run.is_dir():
-        raise UserError(f"{run} is not a run directory: it does not exist; give the --run-dir of `arcadia train`")
+def not_a_run(run: Path) -> UserError:
+    """Return what to say where there is no run."""
+    why = "it holds no config.json" if run.is_dir() else "there is no such folder"
     inside = sorted(run.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    advice = f"the newest in it is {inside[-1].parent}" if inside else "give the --run-dir of `arcadia train`"
-    raise UserError(f"{run} is not a run directory: it holds no config.json; {advice}")
+    advice = f"the newest run in it is {inside[-1].parent}" if inside else "give the --run-dir of `arcadia train`"
+    return UserError(f"{run} is not a run directory: {why}; {advice}")
 
 
 def changed_versions(run: Path) -> list[str]:
@@ -81,8 +78,7 @@ def _read_description(run: Path) -> dict[str, Any]:
     try:
         description = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        check_is_run(run)
-        raise
+        raise not_a_run(run) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, parse
 from arcadia.errors import UserError
-from arcadia.run_directory import check_is_run
+from arcadia.run_directory import not_a_run
 
 if TYPE_CHECKING:
     from arcadia.evaluation import Evaluated
@@ -48,7 +48,8 @@ def evaluate(arguments: list[str]) -> int:
         description="Play whole games with a trained agent; write the scores to RUN/evaluations/.",
         args=arguments,
     )
-    check_is_run(given.run)
+    if not given.run.is_dir():
+        raise not_a_run(given.run)
     fork_server.start()  # before the import below, for they take equally long
     from arcadia.evaluation import evaluate_run, save_evaluation
 
@@ -125,7 +126,8 @@ def play(arguments: list[str]) -> int:
     from arcadia.evaluation import evaluate_run
     from arcadia.video import check_screen, show
 
-    check_is_run(given.run)
+    if not given.run.is_dir():
+        raise not_a_run(given.run)
     if given.render:
         check_screen()
     writes_video = given.video is not None or not given.render
