@@ -137,7 +137,7 @@ def test_a_snapshot_stays_until_a_hundredth_more_rows_were_seen(kind: str, new_r
     normalizer.load(first + normalizer.gather(_frames(2, new_rows)[:, None], np.ones((new_rows, 1), np.bool_))[1])
     assert (normalizer.version != version) == is_new
     assert torch.equal(_apply(normalizer, observation), before) != is_new
-    normalizer.load(normalizer.gather(_frames(3, 149)[:, None], np.ones((149, 1), np.bool_))[1])  # of another run
+    normalizer.load(normalizer.gather(_frames(3, 149)[:, None], np.ones((149, 1), np.bool_))[1])  # of fewer rows
     assert not torch.equal(_apply(normalizer, observation), before)
 
 

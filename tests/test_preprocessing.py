@@ -95,6 +95,7 @@ def test_wrappers_frames_are_grey_then_the_maximum_then_resized(game: str, skip:
         {"frame_size": (256, 64)},
         {"color": True},
         {"crop": "game", "frame_size": (80, 80)},
+        {"crop": "rows", "crop_rows": (8, 196), "frame_size": (80, 80)},
         {"crop": "rows", "crop_rows": (50, 1000), "frame_size": (210, 160)},
         {"crop": "rows", "crop_rows": (35, 195), "frame_size": (160, 160), "color": True},
     ],

@@ -168,6 +168,27 @@ def test_names_of_any_kind_are_text(tmp_path: Path) -> None:
     assert "torn" not in page
 
 
+@pytest.mark.parametrize(
+    ("stem", "caption"),
+    [
+        ("training-000000012000", "in training, at 12,000 env_steps"),
+        ("sampled-best-000000097736-best-of-100", "sampled, best parameters, of 97,736 env_steps, best of 100"),
+        ("greedy-newest-000000000120-seed-7", "greedy, newest parameters, of 120 env_steps, seed 7"),
+        (
+            "sampled-newest-000000097736-env-ALE-Pong-v5-worst-of-30",
+            "sampled, newest parameters, of 97,736 env_steps, env-ALE-Pong-v5, worst of 30",
+        ),
+        ("my-best-game", "my-best-game"),
+    ],
+)
+def test_captions_say_in_words_what_a_video_shows(tmp_path: Path, stem: str, caption: str) -> None:
+    run = make_run(tmp_path / "run", [1.0])
+    (run / "videos").mkdir()
+    (run / "videos" / f"{stem}.mp4").write_bytes(b"x")
+    page = write_report([run], tmp_path / "out").read_text()
+    assert f'<figcaption class="faint">{caption}</figcaption>' in page
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a real run with evaluations and a video."""

@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +144,12 @@ def lock_run(run: Path) -> Iterator[None]:
 
 
 def _versions() -> dict[str, str]:
+    import torch  # whoever asks has it; to say that there is no run needs none
+
     return {
         "arcadia": arcadia.__version__,
         "python": platform.python_version(),
-        "torch": version("torch"),
+        "torch": str(torch.__version__),
     }
 
 

@@ -78,8 +78,8 @@ class Atari:
         # One for all: they stay in the processor's cache.
         self._picture, self._last_but_one = np.empty((2, *self._pictures[0].shape), np.uint8)
         height, width = self._picture[self._rows].shape[:2]
-        is_reduced = config.frame_size[0] <= height and config.frame_size[1] <= width
         # Enlarged rows depend on their neighbours.
+        is_reduced = config.frame_size[0] <= height and config.frame_size[1] <= width
         self._num_bands = math.gcd(height, config.frame_size[0]) if is_reduced else 1
 
     def reset(self) -> Observations:
@@ -135,7 +135,7 @@ class Atari:
         return action + self._first_action
 
     def picture(self, index: int) -> Picture:
-        """Return the emulator's picture of one game, [height, width, 3]. Only where frames are made from RGB."""
+        """Return a game's picture: [height, width, 3] RGB, or [height, width] where frames are made from grey."""
         picture: Picture = self._pictures[index].copy()
         return picture
 

@@ -15,7 +15,7 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-GROWTH = 1.01  # of the rows seen, until which statistics per element have hardly changed
+GROWTH = 1.01  # of the rows seen: fewer new ones move a mean by less than a hundredth of how far they are from it
 PART = 64  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
@@ -33,7 +33,7 @@ class ObservationNormalizer:
     Adam does). Shared statistics [3]: weight, weighted mean, weighted standard deviation.
 
     Before the first statistics arrive, pixels are divided by 255. Each worker owns a slot of statistics and nothing
-    is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
+    is locked; the sum over slots is what `load` takes a snapshot of, which holds until `load` takes the next.
 
     Attributes:
         version: of the snapshot: inputs of the same observation and version are the same.
@@ -77,7 +77,8 @@ class ObservationNormalizer:
     def load(self, statistics: Tensor, device: torch.device = CPU) -> None:
         """Take a snapshot of the shared statistics [size] float64, for inputs on `device`.
 
-        The last one stays where it is of the same rows but for a few, of which GROWTH says how many.
+        Per element the last one stays until GROWTH times as many rows were seen, or the limit; by their number alone,
+        so only statistics that grow belong to one normaliser.
         """
         count = float(statistics[0]) if self.size else 0.0
         is_known = count == self._count or self._count < count < min(self._count * GROWTH, self._limit)

@@ -134,9 +134,10 @@ def _caption(stem: str) -> str:
     """Return the name of a video file in words."""
     if found := re.fullmatch(r"training-(\d+)", stem):
         return f"in training, at {int(found[1]):,} env_steps"
-    if found := re.fullmatch(r"(sampled|greedy)-(newest|best)-(\d{12})-(.+)", stem):
-        mode, parameters, env_steps, game = found.groups()
-        return f"{mode}, {parameters} parameters, of {int(env_steps):,} env_steps, {game.replace('-', ' ')}"
+    if found := re.fullmatch(r"(\w+)-(newest|best)-(\d{12})-(.+-)?((?:worst|median|best)-of|seed)-(\d+)", stem):
+        mode, parameters, env_steps, protocol, game, number = found.groups("")
+        described = [mode, f"{parameters} parameters, of {int(env_steps):,} env_steps", protocol.rstrip("-")]
+        return ", ".join(filter(None, [*described, f"{game.replace('-', ' ')} {number}"]))
     return stem
 
 
