@@ -208,13 +208,13 @@ def test_pixels_that_first_change_after_the_freeze_stay_within_the_clip_and_do_n
     assert normalizer.is_frozen
     env = make_late_pixels(EnvConfig(), num_envs=3, seed=5)
     observation = env.reset()
-    inputs = torch.empty(observation.shape)
+    inputs = torch.empty(env.num_envs, *normalizer.input_shape)
     border = torch.from_numpy(LatePixels.border())
     seen = []
     for _ in range(3 * LatePixels.NUM_CALM_STEPS):
         normalizer.apply(observation, out=inputs)
         assert inputs.abs().max() <= CLIP
-        seen.append(inputs[:, -1, border].abs().max())
+        seen.append(inputs[..., -1][:, border].abs().max())
         observation = env.step(torch.zeros(env.num_envs, dtype=torch.int64).numpy()).observation
     assert seen[0] == 0, "a border that never changed says nothing"
     assert max(seen) == CLIP, "a white border is as far out as anything may be"
