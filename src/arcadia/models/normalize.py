@@ -15,7 +15,6 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-GROWTH = 1.01  # of the rows seen: fewer new ones move a mean by less than a hundredth of how far they are from it
 PART = 64  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
@@ -33,7 +32,7 @@ class ObservationNormalizer:
     Adam does). Shared statistics [3]: weight, weighted mean, weighted standard deviation.
 
     Before the first statistics arrive, pixels are divided by 255. Each worker owns a slot of statistics and nothing
-    is locked; the sum over slots is what `load` takes a snapshot of, which holds until `load` takes the next.
+    is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
 
     Attributes:
         version: of the snapshot: inputs of the same observation and version are the same.
@@ -75,14 +74,9 @@ class ObservationNormalizer:
         return self.size == 0 or self._count >= self._limit
 
     def load(self, statistics: Tensor, device: torch.device = CPU) -> None:
-        """Take a snapshot of the shared statistics [size] float64, for inputs on `device`.
-
-        Per element the last one stays until GROWTH times as many rows were seen, or the limit; by their number alone,
-        so only statistics that grow belong to one normaliser.
-        """
+        """Take a snapshot of the shared statistics [size] float64, for inputs on `device`."""
         count = float(statistics[0]) if self.size else 0.0
-        is_known = count == self._count or self._count < count < min(self._count * GROWTH, self._limit)
-        if is_known and self._kind != "scalar" and self._scale.device == device:
+        if count == self._count and self._kind != "scalar" and self._scale.device == device:
             return
         self.version += 1
         self._count = count
