@@ -126,18 +126,6 @@ def test_snapshot_holds_until_the_next_load() -> None:
     assert torch.equal(_apply(fresh, observation), after)  # nothing of the first snapshot stays
 
 
-@pytest.mark.parametrize("kind", ["per_element", "scalar"])
-def test_the_version_says_whether_the_statistics_are_new(kind: str) -> None:
-    normalizer = _normalizer(PIXELS, kind)
-    first = normalizer.gather(_frames(1)[:, None], np.ones((T * B, 1), np.bool_))[1]
-    normalizer.load(first)
-    version = normalizer.version
-    normalizer.load(first)
-    assert (normalizer.version == version) == (kind == "per_element")
-    normalizer.load(first + normalizer.gather(_frames(2, 1)[:, None], np.ones((1, 1), np.bool_))[1])
-    assert normalizer.version > version
-
-
 def test_nothing_changes_once_the_limit_is_reached() -> None:
     optimizer = OptimizerConfig()
     model = build_model(ModelConfig(torso="mlp", normalization_steps=2 * T * B), PIXELS, seed=0)

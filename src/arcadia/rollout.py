@@ -108,7 +108,6 @@ class RolloutCollector:
 
         self._observation = env.reset()
         self._shifted: BoolArray | None = None  # [B], an observation is the one before and a newest frame
-        self._version = -1  # of the statistics by which the last input was made
         newest = model.normalizer.newest(self._observation)
         self._newest = np.empty((num_steps, *newest.shape), newest.dtype)  # what the statistics are made of
         self._state = model.initial_state(env.num_envs)
@@ -202,14 +201,10 @@ class RolloutCollector:
         """Return the model's output [1, B] for the current observation, row t: policy and value on the CPU."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
-        normalizer = self._model.normalizer
-        if t == 0 and normalizer.version == self._version:
-            self._inputs[0] = self._inputs[-1]  # the last one of the rollout before
-        elif t == 0 or self._shifted is None:
-            normalizer.apply(self._observation, self._inputs[t])
+        if t == 0 or self._shifted is None:
+            self._model.normalizer.apply(self._observation, self._inputs[t])
         else:
-            normalizer.advance(self._observation, self._inputs[t], self._inputs[t - 1], self._shifted)
-        self._version = normalizer.version
+            self._model.normalizer.advance(self._observation, self._inputs[t], self._inputs[t - 1], self._shifted)
         self._is_first[t] = self._next_is_first
         is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._device)
         output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)

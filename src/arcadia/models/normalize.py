@@ -35,7 +35,6 @@ class ObservationNormalizer:
     is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
 
     Attributes:
-        version: of the snapshot: inputs of the same observation and version are the same.
         input_shape: of one model input: [H, W, C] for convolutions, which are fastest with the channels last; else
             the observation's own, [C, H, W] or [D].
     """
@@ -57,7 +56,7 @@ class ObservationNormalizer:
         self._limit = math.inf
         if self._kind == "per_element" and config.normalization_steps is not None:
             self._limit = config.normalization_steps
-        self._count, self.version = -1.0, 0
+        self._count = -1.0
         self._floor = PIXEL_STD_FLOOR if spec.is_image else VECTOR_STD_FLOOR
         self._mean = torch.zeros(1)
         self._scale = torch.ones(1)
@@ -75,23 +74,20 @@ class ObservationNormalizer:
 
     def load(self, statistics: Tensor, device: torch.device = CPU) -> None:
         """Take a snapshot of the shared statistics [size] float64, for inputs on `device`."""
-        count = float(statistics[0]) if self.size else 0.0
-        if count == self._count and self._kind != "scalar" and self._scale.device == device:
-            return
-        self.version += 1
-        self._count = count
-        if count == 0:
+        if self.size == 0 or statistics[0] == 0:
+            self._count = 0.0
             self._scale = torch.ones(1)
             if self._is_image and self._kind != "none":
                 self._scale /= 255
-        elif self._kind == "per_element":
+        elif self._kind == "per_element" and statistics[0] != self._count:
+            self._count = float(statistics[0])
             sums, squares = statistics[1:].view(2, *self._shape)
-            mean = sums / count
-            variance = (squares / count - mean.square()).clamp(min=0)
+            mean = sums / self._count
+            variance = (squares / self._count - mean.square()).clamp(min=0)
             self._mean = self._tile(mean)
             self._scale = self._tile((variance + self._floor**2).rsqrt())
-        else:
-            mean, std = statistics[1:] / count
+        elif self._kind == "scalar":
+            mean, std = statistics[1:] / statistics[0]
             self._mean = mean.float().view(1)
             self._scale = 1 / std.float().clamp(min=self._floor).view(1)
         self._mean, self._scale = self._mean.to(device), self._scale.to(device)

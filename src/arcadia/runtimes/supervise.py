@@ -30,7 +30,7 @@ from arcadia.terminal import Display, Progress, duration
 from arcadia.types import UpdateReport
 
 DISPLAY_SECONDS = 0.5
-FIRST_METRICS_SECONDS, METRICS_SECONDS = 0.25, 2.0  # between rows: a short run has a curve too
+FIRST_METRICS_SECONDS, METRICS_SECONDS = 0.25, 2.0  # between rows: it grows, so that a short run has a curve too
 FIRST_CHECKPOINT_SECONDS = 10.0  # early: a disk that takes none is told of, and memory has its level within a minute
 RATE_SECONDS = 10.0  # the displayed steps/s is the mean over this long
 
