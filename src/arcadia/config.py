@@ -150,14 +150,6 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    runtime: Literal["hogwild", "serial"] = "hogwild"
-    """Workers in processes with lock-free updates, or one reproducible process."""
-    num_workers: int | None = None
-    """Workers. Default: hogwild one per core (at most total_envs), serial one."""
-    gpu_ids: tuple[int, ...] = ()
-    """GPUs that hold the workers' models, in turn; the shared parameters stay on the CPU. Default: all on the CPU."""
-    num_steps: tuple[int, ...] = (20,)
-    """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     total_steps: int = 10_000_000
     """Stop after this many env_steps (decisions of all workers)."""
     total_minutes: float | None = None
@@ -170,8 +162,18 @@ class RuntimeConfig:
     """Seed of every random draw."""
     run_dir: str | None = None
     """Where the run is written. Default: runs/<env>-<recipe>-<seed>-<time>."""
-    checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints; the first is written after 10 s at most."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Log to Weights & Biases too: what TensorBoard shows, under the same names."""
+    runtime: Literal["hogwild", "serial"] = "hogwild"
+    """Workers in processes with lock-free updates, or one reproducible process."""
+    num_workers: int | None = None
+    """Workers. Default: hogwild one per core (at most total_envs), serial one."""
+    gpu_ids: tuple[int, ...] = ()
+    """GPUs that hold the workers' models, in turn; the shared parameters stay on the CPU. Default: all on the CPU."""
+    num_steps: tuple[int, ...] = (20,)
+    """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     eval_episodes: int = 5
     """Episodes in each evaluation during training, greedy and sampled alike; 0 switches it off."""
     eval_cpu_share: float = 0.03
@@ -180,25 +182,23 @@ class RuntimeConfig:
     """Updates between evaluations (serial)."""
     video_updates: int | None = None
     """Updates between videos of a sampled game in RUN/videos/, which the evaluator makes in its share of time."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints; the first is written after 10 s at most."""
     max_restarts: int = 100
     """How often a worker or the evaluator that died or hung is started again, each of them (hogwild)."""
     heartbeat_seconds: float = 60.0
     """A worker or evaluator that has not moved an environment for so long counts as hung (hogwild)."""
-    wandb: Literal["online", "offline", "disabled"] = "disabled"
-    """Log to Weights & Biases too: what TensorBoard shows, under the same names."""
-    quiet: bool = False
-    """Print nothing but warnings and errors."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     recipe: str = "atari"
     """Recipe that the other settings start from: see `arcadia recipes`."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @property
     def envs_per_worker(self) -> int:

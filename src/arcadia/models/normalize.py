@@ -15,7 +15,9 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-PART = 64  # rows summed at a time, few enough to stay in the processor's cache
+# Rows at a time, few enough to stay in the processor's cache:
+PART = 64  # summed
+CONVERTED = 16  # turned into inputs
 SCALAR_DECAY = 0.9999  # per observation
 
 
@@ -100,7 +102,15 @@ class ObservationNormalizer:
 
         The observation goes to the device in its own dtype.
         """
-        self._convert(observation, self._by_channel(out), self._mean, self._scale)
+        raw = torch.from_numpy(observation).to(out.device)
+        if not self._is_channels_last:
+            self._convert(raw, out, self._mean, self._scale)
+            return
+        # All in the inputs' order in memory, for one long loop over a few observations at a time.
+        order, stack = torch.channels_last, (1, *raw.shape[1:])
+        mean, scale = (x.expand(stack).contiguous(memory_format=order) for x in (self._mean, self._scale))
+        for part, rows in zip(raw.split(CONVERTED), self._by_channel(out).split(CONVERTED), strict=True):
+            self._convert(part.contiguous(memory_format=order), rows, mean, scale)
 
     def advance(self, observation: Observations, out: Tensor, before: Tensor, shifted: BoolArray) -> None:
         """Do as `apply` does, converting only the newest frame where the others are known.
@@ -111,7 +121,8 @@ class ObservationNormalizer:
         """
         self._shift(before, out)
         newest = slice(-self._channels, None)
-        self._convert(observation[:, newest], self._by_channel(out)[:, newest], self._mean[newest], self._scale[newest])
+        raw = torch.from_numpy(observation[:, newest]).to(out.device)
+        self._convert(raw, self._by_channel(out)[:, newest], self._mean[newest], self._scale[newest])
         if not shifted.all():
             others = np.flatnonzero(~shifted)
             whole = torch.empty(len(others), *self.input_shape, dtype=out.dtype, device=out.device)
@@ -122,8 +133,7 @@ class ObservationNormalizer:
         """Return a view [B, C, H, W] of the model inputs of images, vectors as they are."""
         return inputs.movedim(-1, 1) if self._is_channels_last else inputs
 
-    def _convert(self, observation: Observations, out: Tensor, mean: Tensor, scale: Tensor) -> None:
-        raw = torch.from_numpy(observation).to(out.device)
+    def _convert(self, raw: Tensor, out: Tensor, mean: Tensor, scale: Tensor) -> None:
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
