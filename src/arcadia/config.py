@@ -181,7 +181,8 @@ class RuntimeConfig:
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""
     video_updates: int | None = None
-    """Updates between videos of a sampled game in RUN/videos/, which the evaluator makes in its share of time."""
+    """Updates between videos of a sampled game in RUN/videos/. They are made in the evaluator's share of time, at
+    most one between two evaluations."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; the first is written after 10 s at most."""
     max_restarts: int = 100

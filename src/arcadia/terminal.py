@@ -158,8 +158,10 @@ class Display:
         """Show progress: redraw the table, or print a line every 10 s."""
         if self._live is not None:
             shown: RenderableType = table(progress, self._console.width)
-            if len(progress.score_history) > 1 and self._console.encoding.startswith("utf"):
-                shown = Group(shown, Text(f"score        {sparkline(progress.score_history, SPARKLINE_WIDTH)}"))
+            history = progress.score_history
+            if len(history) > 1 and self._console.encoding.startswith("utf"):
+                line = f"{sparkline(history, SPARKLINE_WIDTH)} {min(history):.2f} to {max(history):.2f}"
+                shown = Group(shown, Text(f"score        {line}"))
             with contextlib.suppress(OSError):
                 self._live.update(shown, refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:

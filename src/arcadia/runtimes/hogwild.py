@@ -205,12 +205,14 @@ def _evaluate(
         time.sleep(min(max(ahead, seconds), POLL_SECONDS))
         return context.should_stop()
 
-    is_over = False
+    is_over, may_film = False, True
     while not is_over:
         for evaluation in evaluator.step():
             context.send(evaluation)
-        if films.is_due(state.counter(UPDATES)):
+            may_film = True
+        if may_film and films.is_due(state.counter(UPDATES)):
             context.send(films.film(snapshot(), rest))
+            may_film = False  # films that fall due faster than they are made leave time for evaluations
         is_over = rest(0.05 if evaluator.is_idle else 0.0)
 
 
