@@ -109,7 +109,8 @@ class ObservationNormalizer:
         # All in the inputs' order in memory, for one long loop over a few observations at a time.
         order, stack = torch.channels_last, (1, *raw.shape[1:])
         mean, scale = (x.expand(stack).contiguous(memory_format=order) for x in (self._mean, self._scale))
-        for part, rows in zip(raw.split(CONVERTED), self._by_channel(out).split(CONVERTED), strict=True):
+        parts = torch.split(raw, CONVERTED), torch.split(self._by_channel(out), CONVERTED)
+        for part, rows in zip(*parts, strict=True):
             self._convert(part.contiguous(memory_format=order), rows, mean, scale)
 
     def advance(self, observation: Observations, out: Tensor, before: Tensor, shifted: BoolArray) -> None:
