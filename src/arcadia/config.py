@@ -176,7 +176,7 @@ class RuntimeConfig:
     """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     eval_episodes: int = 5
     """Episodes in each evaluation during training, greedy and sampled alike; 0 switches it off."""
-    eval_cpu_share: float = 0.03
+    eval_cpu_share: float = 0.02
     """Share of the machine's processors that the evaluator may use (hogwild)."""
     eval_updates: int = 2_000
     """Updates between evaluations (serial)."""
