@@ -476,7 +476,7 @@ def test_a_resumed_run_goes_on_with_damaged_metrics(run):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], '{"kind": 1}', "[]", *lines[3:]]))
     warnings: list[str] = []
-    writer = MetricsWriter(run, configure(TOY, "CartPole-v1", run), 10**6, warnings.append)
+    writer = MetricsWriter(run, configure(TOY, "CartPole-v1", run), (10**6, 1e6), warnings.append)
     writer.write({"kind": "train", "env_steps": 1, "frames": 1, "updates": 1, "seconds": 1.0})
     writer.close()
     assert path.read_text().splitlines()[:-1] == lines, "only what is no row is dropped"

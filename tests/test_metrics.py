@@ -109,7 +109,7 @@ def test_a_resumed_run_starts_from_the_scores_of_its_checkpoint():
 
 def test_rows_reach_the_file_at_once_and_tensorboard_holds_the_same_figures(tmp_path):
     rows = [train_row(100, 0.5), evaluation_row(90, 20.5), evaluation_row(95, 19.0, "sampled"), train_row(200, 0.25)]
-    writer = MetricsWriter(tmp_path, TOY, 0, print)
+    writer = MetricsWriter(tmp_path, TOY, (0, 0.0), print)
     for count, row in enumerate(rows, 1):
         writer.write(row)
         assert read_metrics(tmp_path) == rows[:count], "readable while the run goes on"
@@ -121,7 +121,7 @@ def test_rows_reach_the_file_at_once_and_tensorboard_holds_the_same_figures(tmp_
 
 
 def test_rows_are_strict_json(tmp_path):
-    writer = MetricsWriter(tmp_path, TOY, 0, print)
+    writer = MetricsWriter(tmp_path, TOY, (0, 0.0), print)
     writer.write(train_row(100, 0.5))
     writer.close()
 
@@ -139,16 +139,21 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("torn", ["", '{"kind": "train", "env_steps": 3'])
 def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
-    writer = MetricsWriter(tmp_path, TOY, 0, print)
+    writer = MetricsWriter(tmp_path, TOY, (0, 0.0), print)
     for row in (train_row(100, 1.0), evaluation_row(90, 5.0), train_row(200, 2.0), evaluation_row(201, 6.0)):
         writer.write(row)
-    writer.write(train_row(300, 3.0))
+    late = train_row(200, 4.0) | {
+        "kind": "episode",
+        "seconds": 2.001,
+    }  # a report that was on its way as the checkpoint was taken
+    for row in (late, train_row(300, 3.0)):
+        writer.write(row)
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(torn)
     time.sleep(1.1)  # TensorBoard reads files in the order of the seconds in which they were begun
 
-    resumed = MetricsWriter(tmp_path, TOY, 200, print)
+    resumed = MetricsWriter(tmp_path, TOY, (200, 2.0), print)
     resumed.write(train_row(250, 2.5))
     resumed.close()
     assert read_metrics(tmp_path) == [

@@ -105,14 +105,14 @@ class MetricsWriter:
     Args:
         run: run directory.
         config: of the run.
-        env_steps: everything after this point is cut, where a resumed run continues.
+        start: env_steps and seconds where the session begins; all rows after this point are cut.
         warn: called with one line of text when something cannot be written; training goes on without.
 
     Raises:
         UserError: Weights & Biases is asked for and an extra is missing, or it cannot start.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, env_steps: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, run: Path, config: TrainConfig, start: tuple[int, float], warn: Callable[[str], None]) -> None:
         # Slow to import, and only training needs it.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -120,11 +120,11 @@ class MetricsWriter:
         self._warn = warn
         path = run / "metrics.jsonl"
         if path.exists():
-            _cut(path, env_steps)
+            _cut(path, start)
         self._file = LineWriter(path, warn)
         self._tensorboard: SummaryWriter | None = None
         with self._tensorboard_may_fail():
-            self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps + 1)
+            self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=start[0] + 1)
 
     @contextlib.contextmanager
     def _tensorboard_may_fail(self) -> Iterator[None]:
@@ -268,9 +268,12 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _cut(path: Path, env_steps: int) -> None:
-    """Drop the rows after `env_steps`, and lines that are no rows."""
-    rows = (row for _, row in _rows(path) if row["env_steps"] <= env_steps)
+def _cut(path: Path, start: tuple[int, float]) -> None:
+    """Drop the rows after `start`, and lines that are no rows.
+
+    Reports still on their way when a checkpoint is taken leave rows with its env_steps, but later.
+    """
+    rows = (row for _, row in _rows(path) if (row["env_steps"], row["seconds"]) <= start)
     try:
         write_atomically(path, (json.dumps(row).encode() + b"\n" for row in rows))
     except ValueError as error:

@@ -72,7 +72,7 @@ class Supervisor:
         self._evaluated_updates = state.counter(UPDATES)  # of the last sampled evaluation, or of the session's start
         self._episodes = state.counters[:, EPISODES].clone()  # of each worker, that have a row in metrics.jsonl
         self._model, self._parameters = model, FlatParameters(model)
-        self._metrics = MetricsWriter(run, config, resumed.env_steps if resumed else 0, display.warning)
+        self._metrics = MetricsWriter(run, config, (state.counter(ENV_STEPS), self._seconds_before), display.warning)
         self._has_graph = resumed is not None
         self._started = self._last_display = time.monotonic()
         self._next_metrics = self._started  # the first update has a row at once
@@ -181,7 +181,7 @@ class Supervisor:
     def checkpoint(self) -> None:
         """Write a checkpoint of the shared state, and histograms of its parameters."""
         progress = {
-            "seconds": self.seconds,
+            "seconds": round(self.seconds, 3),  # as rows have it
             "restarts": self._restarts,
             "skipped_updates": self._skipped_updates,
             "recent_returns": list(self._figures.returns),
