@@ -10,6 +10,7 @@ from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
 from arcadia.errors import UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model
+from arcadia.models.torsos import ConvTorso
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B, A = 5, 3, 7
@@ -72,20 +73,22 @@ def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, 
 
 
 @pytest.mark.parametrize(
-    ("torso", "core", "towers", "dtype"),
+    ("torso", "core", "towers", "dtype", "side"),
     [
-        ("a3c", "none", "shared", torch.float32),
-        ("a3c", "none", "shared", torch.bfloat16),
-        ("a3c", "lstm", "separate", torch.float32),
-        ("nature", "none", "shared", torch.float32),
-        ("nature_2", "lstm", "shared", torch.bfloat16),
-        ("narrow_8", "none", "separate", torch.bfloat16),
+        ("a3c", "none", "shared", torch.float32, 44),
+        ("a3c", "none", "shared", torch.float32, 48),  # 11 x 11 pixels in front of stride 2
+        ("a3c", "none", "shared", torch.bfloat16, 44),
+        ("a3c", "lstm", "separate", torch.float32, 44),
+        ("nature", "none", "shared", torch.float32, 44),
+        ("nature_2", "lstm", "shared", torch.bfloat16, 44),
+        ("narrow_8", "none", "separate", torch.bfloat16, 44),
     ],
 )
-def test_learning_from_kept_activations_is_learning(torso: str, core: str, towers: str, dtype: torch.dtype) -> None:
-    """Output and gradient are those of a forward pass of its own; the layers' outputs really are those given."""
+def test_the_way_back_is_that_of_autograd(torso: str, core: str, towers: str, dtype: torch.dtype, side: int) -> None:
+    """From activations of its own and from those kept while acting; the layers' outputs really are those given."""
     config = ModelConfig(torso=torso, core=core, core_size=11, towers=towers)
-    model = build_model(config, PIXELS, seed=1, dtype=dtype)
+    spec = EnvSpec((2, side, side), np.dtype(np.uint8), A)
+    model = build_model(config, spec, seed=1, dtype=dtype)
     observation, is_first, _ = _inputs(model, torso)
     state = torch.randn(B, model.state_size, generator=torch.Generator().manual_seed(3))
     kept, before = [], state
@@ -96,16 +99,26 @@ def test_learning_from_kept_activations_is_learning(torso: str, core: str, tower
             before = output.state
     activations = tuple(map(torch.cat, zip(*kept, strict=True)))
     gradients, outputs = [], []
-    for known in ((), activations, tuple(2 * layer for layer in activations)):
+    torsos = [module for module in model.modules() if isinstance(module, ConvTorso)]
+    for known, recalls in (
+        ((), False),
+        ((), True),
+        (activations, True),
+        (tuple(2 * layer for layer in activations), True),
+    ):
+        for module in torsos:
+            module._can_recall = recalls
         model.zero_grad()
         output = model(observation, is_first, state, known)
         (output.policy.logits[..., 2].sum() + output.value.square().sum()).backward()
         gradients.append(torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()]))
         outputs.append(torch.cat((output.policy.logits.flatten(), output.value.flatten())))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(outputs[1], outputs[0], atol=tolerance, rtol=tolerance)
-    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < tolerance
-    assert float((gradients[2] - gradients[0]).norm() / gradients[0].norm()) > 0.1
+    errors = [float((gradient - gradients[0]).norm() / gradients[0].norm()) for gradient in gradients]
+    for i in (1, 2):
+        torch.testing.assert_close(outputs[i], outputs[0], atol=tolerance, rtol=tolerance)
+        assert errors[i] < tolerance
+    assert errors[3] > 0.1
 
 
 @pytest.mark.parametrize("torso", ["a3c", "nature", "a3c_bn", "max_pool"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from arcadia.config import TrainConfig
 from arcadia.errors import UserError, summary_of
@@ -160,7 +161,7 @@ class MetricsWriter:
         """Show the network's graph in TensorBoard."""
         if self._tensorboard is None:
             return
-        with self._tensorboard_may_fail(), warnings.catch_warnings():
+        with self._tensorboard_may_fail(), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # a graph of one row is meant
             try:
                 self._tensorboard.add_graph(model, model.example_inputs())

@@ -1,7 +1,7 @@
-"""Learning from what acting has computed, as long as the parameters are still the same.
+"""The way back through a torso, from the outputs that its layers are known to have had.
 
-Where a rollout is learned from in one pass, every observation has been through the torso once already. Its layers'
-outputs are kept, and only the way back is computed.
+Where a rollout is learned from in one pass, every observation has been through the torso once already, with the same
+parameters: acting keeps its layers' outputs, and only the way back is left to compute.
 """
 
 from typing import Any
@@ -25,8 +25,9 @@ def _to_channels_last(rows: Tensor) -> Tensor:
     return rows.contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
 def run(layers: nn.Sequential, rows: Tensor) -> tuple[Tensor, Activations]:
-    """Return the output for `rows` [N, ...], and that of every ReLU on the way."""
+    """Return the output for `rows` [N, ...], and that of every ReLU on the way, without a gradient."""
     outputs = []
     for layer in layers:
         rows = layer(rows)
@@ -70,17 +71,42 @@ class _Recalled(torch.autograd.Function):
         if isinstance(layer, nn.Linear):
             of_rows = gradient @ weight if needs_rows else None
             return of_rows, gradient.t() @ rows, gradient.sum(0), None, None
-        of_rows, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            rows,
-            weight,
-            [layer.out_channels],
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            False,
-            [0, 0],
-            layer.groups,
-            [needs_rows, True, True],
-        )
+        of_weight, of_bias = _convolution_backward(gradient, rows, weight, layer, [False, True, True])[1:]
+        of_rows = _gradient_of_rows(gradient, rows, weight, layer) if needs_rows else None
         return of_rows, of_weight, of_bias, None, None
+
+
+def _convolution_backward(
+    gradient: Tensor, rows: Tensor, weight: Tensor, layer: nn.Conv2d, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those gradients of rows, weight and bias that are wanted."""
+    of_rows, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        gradient,
+        rows,
+        weight,
+        [layer.out_channels],
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        False,
+        [0, 0],
+        layer.groups,
+        wanted,
+    )
+    return of_rows, of_weight, of_bias
+
+
+def _gradient_of_rows(gradient: Tensor, rows: Tensor, weight: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Return the gradient [N, C, H, W] of a convolution's rows.
+
+    To a convolution of stride s, squares of s x s pixels are single pixels of s * s * C channels, and its stride is 1:
+    its way back is a convolution too, on a CPU twice as fast as oneDNN's for A3C-FF's second.
+    """
+    s, k, (height, width) = layer.stride[0], layer.kernel_size[0], rows.shape[2:]
+    if s == 1 or k % s or height % s or width % s or layer.padding[0] or rows.is_cuda:
+        return _convolution_backward(gradient, rows, weight, layer, [True, False, False])[0]
+    n = k // s
+    kernel = weight.view(*weight.shape[:2], n, s, n, s).permute(3, 5, 1, 0, 2, 4)  # [s, s, C, O, n, n]
+    squares = nn.functional.conv2d(gradient, kernel.flatten(0, 2).flip(2, 3), padding=n - 1)
+    pixels = squares.permute(0, 2, 3, 1).reshape(-1, height // s, width // s, s, s, layer.in_channels)
+    return pixels.transpose(2, 3).reshape(-1, height, width, layer.in_channels).permute(0, 3, 1, 2)

@@ -100,9 +100,13 @@ class ConvTorso(nn.Module):
 
     def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
         rows = observation.movedim(-1, 1)  # [N, C, H, W], the channels last in memory
-        if activations:
-            return run_again(self.layers, rows, activations), activations
-        return run(self.layers, rows) if self._can_recall else (self.layers(rows), ())
+        if not self._can_recall:
+            return self.layers(rows), ()
+        if not activations:
+            features, activations = run(self.layers, rows)
+            if not torch.is_grad_enabled():
+                return features, activations
+        return run_again(self.layers, rows, activations), activations
 
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
