@@ -152,6 +152,7 @@ def test_the_environments_that_an_error_suggests_exist(arcadia, tmp_path, name):
     [
         (["--num-stpes", "7"], ["--num-stpes", "--num-steps"]),
         (["--nonsense", "7"], ["--nonsense"]),
+        (["--total-steps", "1e6"], ["--total-steps", "'1e6' is not a whole number"]),
         (["--num-stpes", "7", "--lrr", "3"], ["perhaps you meant --", "--num-steps [INT", "--lr FLOAT"]),
         (["--num", "7"], ["--num", "perhaps you meant --num-envs", "or --num-workers"]),
         (["--steps", "7"], ["--steps", "--total-steps INT"]),
@@ -159,7 +160,7 @@ def test_the_environments_that_an_error_suggests_exist(arcadia, tmp_path, name):
         (["--num-steps", "seven"], ["--num-steps [INT [INT ...]]", "seven"]),
         (["--num-steps", "7.5"], ["--num-steps", "7.5"]),
         (["--num-steps"], ["--num-steps"]),
-        (["--lr", "fast"], ["--lr", "fast"]),
+        (["--lr", "fast"], ["--lr", "'fast' is not a number"]),
         (["--dtype", "nonsense"], ["--dtype", "nonsense", "bfloat16"]),
         (["--runtime", "ray"], ["--runtime", "hogwild"]),
         (["--hidden-sizes", "5", "x"], ["--hidden-sizes", "x"]),

@@ -140,13 +140,11 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 @pytest.mark.parametrize("torn", ["", '{"kind": "train", "env_steps": 3'])
 def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     writer = MetricsWriter(tmp_path, TOY, (0, 0.0), print)
-    for row in (train_row(100, 1.0), evaluation_row(90, 5.0), train_row(200, 2.0), evaluation_row(201, 6.0)):
-        writer.write(row)
-    late = train_row(200, 4.0) | {
-        "kind": "episode",
-        "seconds": 2.001,
-    }  # a report that was on its way as the checkpoint was taken
-    for row in (late, train_row(300, 3.0)):
+    kept = [train_row(100, 1.0), evaluation_row(90, 5.0), train_row(200, 2.0), evaluation_row(200, 6.0, "sampled")]
+    kept[3]["seconds"] = 2.5  # of the checkpoint's own parameters
+    # Written as a report came that was on its way as the checkpoint was taken.
+    late = [train_row(200, 4.0) | {"kind": kind, "seconds": 2.001} for kind in ("episode", "skipped", "restart")]
+    for row in (*kept, *late, evaluation_row(201, 6.0), train_row(300, 3.0)):
         writer.write(row)
     writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -156,13 +154,8 @@ def test_a_resumed_writer_drops_what_came_after_the_checkpoint(tmp_path, torn):
     resumed = MetricsWriter(tmp_path, TOY, (200, 2.0), print)
     resumed.write(train_row(250, 2.5))
     resumed.close()
-    assert read_metrics(tmp_path) == [
-        train_row(100, 1.0),
-        evaluation_row(90, 5.0),
-        train_row(200, 2.0),
-        train_row(250, 2.5),
-    ]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+    assert read_metrics(tmp_path) == [*kept, train_row(250, 2.5)]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
     assert not list(tmp_path.glob("*.tmp"))
     written = scalars(tmp_path)
     assert written["train/loss"] == [(100, 1.0), (200, 2.0), (250, 2.5)], "TensorBoard was purged too"

@@ -161,10 +161,12 @@ def test_names_of_any_kind_are_text(tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(description))
     (run / "videos").mkdir()
     (run / "videos" / "a&b <1>.mp4").write_bytes(b"x")
+    (run / "videos" / "moving.gif").write_bytes(b"x")
     (run / "videos" / ".torn.tmp.mp4").write_bytes(b"x")
     page = write_report([run], tmp_path / "out").read_text()
     assert "<b>" not in page
     assert "a&amp;b &lt;1&gt;" in page
+    assert '<img src="data:image/gif;base64,eA==" alt="moving">' in page
     assert "torn" not in page
 
 

@@ -106,7 +106,8 @@ class MetricsWriter:
     Args:
         run: run directory.
         config: of the run.
-        start: env_steps and seconds where the session begins; all rows after this point are cut.
+        start: env_steps and seconds where the session begins; all rows of metrics.jsonl after this point are cut, and
+            what TensorBoard has of more env_steps.
         warn: called with one line of text when something cannot be written; training goes on without.
 
     Raises:
@@ -162,7 +163,7 @@ class MetricsWriter:
         if self._tensorboard is None:
             return
         with self._tensorboard_may_fail(), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # a graph of one row is meant
+            warnings.simplefilter("ignore")  # a graph of one row is meant, and of acting: learning's way back hides it
             try:
                 self._tensorboard.add_graph(model, model.example_inputs())
             except OSError:
@@ -272,9 +273,14 @@ def _is_row(row: Any) -> bool:
 def _cut(path: Path, start: tuple[int, float]) -> None:
     """Drop the rows after `start`, and lines that are no rows.
 
-    Reports still on their way when a checkpoint is taken leave rows with its env_steps, but later.
+    Reports still on their way as a checkpoint is taken leave later rows with its env_steps, which it does not count.
+    An evaluation is as old as its parameters, however late its row.
     """
-    rows = (row for _, row in _rows(path) if (row["env_steps"], row["seconds"]) <= start)
+    rows = (
+        row
+        for _, row in _rows(path)
+        if (row["env_steps"], 0.0 if row["kind"] == "evaluation" else row["seconds"]) <= start
+    )
     try:
         write_atomically(path, (json.dumps(row).encode() + b"\n" for row in rows))
     except ValueError as error:

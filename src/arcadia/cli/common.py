@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from arcadia.errors import UserError
 from arcadia.terminal import uncoloured
 
 T = TypeVar("T")
+WORDING = {  # Python's words, and ours
+    r"invalid literal for int\(\) with base 10: ('.*?')": r"\1 is not a whole number",
+    r"could not convert string to float: ('.*?')": r"\1 is not a number",
+}
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -59,6 +64,8 @@ def _summary(panel: str) -> str:
     rows = itertools.takewhile(lambda row: not row.startswith("For full helptext"), framed)
     parts = [list(part) for is_text, part in itertools.groupby(rows, lambda row: row.strip("─-") != "") if is_text]
     mistake = " ".join(parts[0]).rstrip(".")
+    for theirs, ours in WORDING.items():
+        mistake = re.sub(theirs, ours, mistake)
     advice = list(itertools.chain(*parts[1:]))
     options = " or ".join(row for row in advice if row.startswith("--"))
     question = "perhaps you meant " if mistake.startswith("Unrecognized") else ""

@@ -16,6 +16,7 @@ from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, gro
 
 MAX_VIDEO_BYTES = 20 * 2**20  # a larger one is linked instead of embedded
 MAX_TRAINING_VIDEOS = 6  # of a run
+MEDIA_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
 NUM_RESAMPLES = 2000
 
 
@@ -125,7 +126,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _videos(run: Run) -> list[Path]:
     """Return the videos of a run's evaluations, and the last of those that were made in training."""
-    videos = sorted((run.path / "videos").glob("[!.]*.mp4"))
+    videos = sorted(path for path in (run.path / "videos").glob("[!.]*") if path.suffix.lower() in MEDIA_TYPES)
     in_training = [path for path in videos if path.name.startswith("training-")]
     return [path for path in videos if path not in in_training[:-MAX_TRAINING_VIDEOS]]
 
@@ -149,7 +150,8 @@ def _video(path: Path, caption: str) -> dict[str, str]:
         data = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): delete it") from None
-    return {"caption": caption, "source": f"data:video/mp4;base64,{data}"}
+    media_type = MEDIA_TYPES[path.suffix.lower()]
+    return {"caption": caption, "element": media_type[:5], "source": f"data:{media_type};base64,{data}"}
 
 
 def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:

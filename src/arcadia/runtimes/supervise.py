@@ -67,7 +67,7 @@ class Supervisor:
                 display.warning(f"{error}; the next evaluation replaces it")
         self._figures = RunningFigures(progress.get("recent_returns", ()))
         self._record = EpisodeRecord(*progress.get("episode_record", ()))
-        self._seconds_before: float = progress.get("seconds", 0.0)
+        self._seconds_before: float = round(progress.get("seconds", 0.0), 3)  # as rows have it
         self._skipped_updates: int = progress.get("skipped_updates", 0)
         self._evaluated_updates = state.counter(UPDATES)  # of the last sampled evaluation, or of the session's start
         self._episodes = state.counters[:, EPISODES].clone()  # of each worker, that have a row in metrics.jsonl
@@ -181,7 +181,7 @@ class Supervisor:
     def checkpoint(self) -> None:
         """Write a checkpoint of the shared state, and histograms of its parameters."""
         progress = {
-            "seconds": round(self.seconds, 3),  # as rows have it
+            "seconds": self.seconds,
             "restarts": self._restarts,
             "skipped_updates": self._skipped_updates,
             "recent_returns": list(self._figures.returns),
@@ -196,10 +196,10 @@ class Supervisor:
 
     def finish(self, reason: StopReason) -> TrainResult:
         """Write the last figures and the final checkpoint. The workers must have stopped."""
+        self._write_metrics()
         is_saved = self._try_to_save("the last checkpoint was not written ({})")
         if reason == "failure" and self._skipped_updates:
             self._display.warning(f"{self._skipped_updates:,} updates were not finite and not applied")
-        self._write_metrics()
         self._show()
         return TrainResult(
             self._run,
