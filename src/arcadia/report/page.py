@@ -151,7 +151,7 @@ def _video(path: Path, caption: str) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): delete it") from None
     media_type = MEDIA_TYPES[path.suffix.lower()]
-    return {"caption": caption, "element": media_type[:5], "source": f"data:{media_type};base64,{data}"}
+    return {"caption": caption, "element": media_type.partition("/")[0], "source": f"data:{media_type};base64,{data}"}
 
 
 def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:
