@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ def main(sb3_python: str, sf_python: str) -> None:
                 ("A3C-FF", a3c, 64),
             )
         }
-        programs: dict[str, Callable[[], float]] = (
+        programs: Mapping[str, Callable[[], float]] = (
             {name: partial(speed_of, training) for name, training in arcadia.items()}
             | {
                 "Stable-Baselines3 A2C, Nature, 16 environments in one process": partial(
