@@ -52,8 +52,8 @@ def sample_factory(python: str, architecture: str, size: int, *, is_async: bool)
     Args:
         architecture: its name of the convolutions.
         size: of the fully connected layer.
-        is_async: it plays and learns at once. Otherwise in turn, as its Atari example has it, which needs as many
-            batches as there are decisions of all environments.
+        is_async: it plays and learns at once. Otherwise in turn, as its Atari example has it, and then its batches
+            must use up a rollout of all environments.
     """
     options = {
         "env": "atari_pong",
