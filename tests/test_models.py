@@ -10,7 +10,8 @@ from arcadia.config import ModelConfig
 from arcadia.envs import EnvSpec
 from arcadia.errors import UserError
 from arcadia.models import ActorCritic, FlatParameters, build_model
-from arcadia.models.torsos import ConvTorso
+from arcadia.models.space_to_depth import SpaceToDepthConv2d, space_to_depth
+from arcadia.models.torsos import CONV_TORSOS, ConvTorso
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B, A = 5, 3, 7
@@ -79,7 +80,9 @@ def test_acting_row_by_row_equals_learning_from_all_rows(torso: str, core: str, 
         ("a3c", "none", "shared", torch.float32, (44, 48)),  # 10 x 11 pixels in front of stride 2
         ("a3c", "none", "shared", torch.bfloat16, (44, 52)),
         ("a3c", "lstm", "separate", torch.float32, (44, 52)),
+        ("a3c", "none", "shared", torch.float32, (45, 53)),  # not in blocks of 4 x 4 pixels
         ("nature", "none", "shared", torch.float32, (44, 52)),
+        ("nature", "none", "shared", torch.bfloat16, (46, 52)),
         ("nature_2", "lstm", "shared", torch.bfloat16, (44, 52)),
         ("narrow_8", "none", "separate", torch.bfloat16, (44, 52)),
     ],
@@ -121,6 +124,64 @@ def test_the_way_back_is_that_of_autograd(
         torch.testing.assert_close(outputs[i], outputs[0], atol=tolerance, rtol=tolerance)
         assert errors[i] < tolerance
     assert errors[3] > 0.1
+
+
+LAYOUTS = {
+    "rows": lambda images: images,
+    "some frames of each": lambda images: images.repeat(1, 2, 1, 1)[:, 1:4],
+    "channels last": lambda images: images.movedim(1, -1).contiguous().movedim(-1, 1),
+    "one channel, last": lambda images: images[:, :1].movedim(1, -1).contiguous().movedim(-1, 1),
+    "parts of longer rows": lambda images: nn.functional.pad(images, (0, 2))[..., :-2],
+    "parts of rows that begin elsewhere": lambda images: nn.functional.pad(images, (1, 3))[..., 1:-3],
+    "every other pixel": lambda images: images.repeat_interleave(2, -1)[..., ::2],
+    "transposed": lambda images: images.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_blocks_of_pixels_are_single_pixels_whatever_their_layout_in_memory(
+    n: int, dtype: torch.dtype, layout: str
+) -> None:
+    images = LAYOUTS[layout](torch.arange(2 * 3 * 12 * 24).view(2, 3, 12, 24).to(dtype))
+    blocks = space_to_depth(images, n)
+    channels = images.shape[1]
+    assert blocks.shape == (2, 12 // n, 24 // n, channels * n * n)
+    for c, y, x in np.ndindex(channels, 12, 24):
+        assert torch.equal(blocks[:, y // n, x // n, (c * n + y % n) * n + x % n], images[:, c, y, x])
+
+
+@pytest.mark.parametrize(("kernel_size", "n"), [(8, 4), (4, 4), (6, 3), (4, 2)])
+def test_convolution_of_blocks_is_the_one_of_pixels(kernel_size: int, n: int) -> None:
+    torch.manual_seed(0)
+    convolution, pixels = SpaceToDepthConv2d(3, 5, kernel_size, n), nn.Conv2d(3, 5, kernel_size, n)
+    pixels.load_state_dict(convolution.state_dict())
+    images = torch.randn(2, 3, 12, 24)
+    of_blocks, of_pixels = convolution(space_to_depth(images, n).movedim(-1, 1)), pixels(images)
+    torch.testing.assert_close(of_blocks, of_pixels)
+    for output in (of_blocks, of_pixels):
+        output.square().sum().backward()
+    torch.testing.assert_close(convolution.weight.grad, pixels.weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(convolution.bias.grad, pixels.bias.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("torso", ["a3c", "nature", "a3c_bn", "narrow_8", "max_pool"])
+@pytest.mark.parametrize("size", [(44, 52), (45, 52)])
+@torch.no_grad()
+def test_torso_convolves_the_pixels_of_raw_observations(torso: str, size: tuple[int, int]) -> None:
+    """The first layer's weight is of pixels, its inputs come in blocks."""
+    spec = EnvSpec((2, *size), np.dtype(np.uint8), A)
+    model = build_model(ModelConfig(torso=torso, normalization="scale"), spec, seed=1)
+    observation = np.random.default_rng(0).integers(256, size=(B, 2, *size), dtype=np.uint8)
+    inputs = torch.empty(B, *model.input_shape)
+    model.normalizer.apply(observation, out=inputs)
+    first, *others = model.actor.torso.layers
+    _, stride, padding = CONV_TORSOS[torso].convolutions[0][1:]
+    rows = nn.functional.conv2d(torch.from_numpy(observation) / 255, first.weight, first.bias, stride, padding)
+    for layer in others:
+        rows = layer(rows)
+    torch.testing.assert_close(model.actor.torso(inputs)[0], rows)
 
 
 @pytest.mark.parametrize("torso", ["a3c", "nature", "a3c_bn", "max_pool"])

@@ -18,14 +18,14 @@ from arcadia.returns import discounted_sums
 
 torch.set_num_threads(1)  # threads that wait for a busy core cost more than they gain here
 T, B = 5, 3
-STACK, HEIGHT, WIDTH = 4, 6, 8
+STACK, HEIGHT, WIDTH = 4, 8, 12
 D = 7
 PIXELS = EnvSpec((STACK, HEIGHT, WIDTH), np.dtype(np.uint8), 2)
 VECTOR = EnvSpec((D,), np.dtype(np.float32), 2)
 
 
 def _normalizer(
-    spec: EnvSpec, kind: str = "per_element", steps: int = 1000, torso: Literal["a3c", "custom"] = "a3c"
+    spec: EnvSpec, kind: str = "per_element", steps: int = 1000, torso: Literal["a3c", "max_pool", "custom"] = "a3c"
 ) -> ObservationNormalizer:
     return ObservationNormalizer(ModelConfig(torso=torso, normalization=kind, normalization_steps=steps), spec)
 
@@ -48,9 +48,15 @@ def _gather(normalizer: ObservationNormalizer, rows: np.ndarray, valid: np.ndarr
 
 def _apply(normalizer: ObservationNormalizer, observation: np.ndarray, dtype=torch.float32) -> Tensor:
     """Return the model input in the layout of `observation`."""
-    out = torch.full((len(observation), *normalizer.input_shape), torch.nan, dtype=dtype)
-    normalizer.apply(observation, out=out)
-    return out if out.shape == observation.shape else out.movedim(-1, 1)
+    inputs = torch.full((len(observation), *normalizer.input_shape), torch.nan, dtype=dtype)
+    normalizer.apply(observation, out=inputs)
+    if inputs.shape == observation.shape:
+        return inputs
+    out = torch.empty(observation.shape, dtype=dtype)
+    n = observation.shape[-1] // inputs.shape[-2]
+    for c, y, x in np.ndindex(*observation.shape[1:]):
+        out[:, c, y, x] = inputs[:, y // n, x // n, (c * n + y % n) * n + x % n]
+    return out
 
 
 def _observation(seed: int) -> np.ndarray:
@@ -299,17 +305,19 @@ def test_colours_have_statistics_each_over_every_frame_of_a_stack() -> None:
     )
 
 
-@pytest.mark.parametrize("torso", ["a3c", "custom"])
+@pytest.mark.parametrize(
+    ("torso", "width", "n"), [("a3c", WIDTH, 4), ("a3c", WIDTH + 1, 1), ("max_pool", WIDTH, 1), ("custom", WIDTH, None)]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["none", "scale", "per_element", "scalar"])
 def test_converting_the_newest_frame_alone_is_converting_the_whole_stack(
-    kind: str, channels: int, torso: Literal["a3c", "custom"]
+    kind: str, channels: int, torso: Literal["a3c", "max_pool", "custom"], width: int, n: int | None
 ) -> None:
-    spec = EnvSpec((4 * channels, HEIGHT, WIDTH), np.dtype(np.uint8), 2, frame_channels=channels)
+    spec = EnvSpec((4 * channels, HEIGHT, width), np.dtype(np.uint8), 2, frame_channels=channels)
     normalizer = _normalizer(spec, kind, torso=torso)
-    shape = {"a3c": (HEIGHT, WIDTH, 4 * channels), "custom": spec.observation_shape}[torso]
+    shape = (HEIGHT // n, width // n, 4 * channels * n * n) if n else spec.observation_shape
     assert normalizer.input_shape == shape
-    frames = np.random.default_rng(0).integers(256, size=(5 * channels, B, HEIGHT, WIDTH), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(256, size=(5 * channels, B, HEIGHT, width), dtype=np.uint8)
     first, second = frames[:-channels].swapaxes(0, 1), frames[channels:].swapaxes(0, 1)
     for is_known, others in itertools.product((False, True), ([], [1], [0, 2])):
         shifted = ~np.isin(np.arange(B), others)

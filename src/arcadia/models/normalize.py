@@ -9,15 +9,15 @@ from torch import Tensor
 from arcadia.config import ModelConfig
 from arcadia.devices import CPU
 from arcadia.envs import EnvSpec
+from arcadia.models.space_to_depth import space_to_depth
+from arcadia.models.torsos import CONV_TORSOS
 from arcadia.types import BoolArray, Observations
 
 # Pixels that hardly ever change would divide by nearly nothing. Units: of the observation.
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-# Rows at a time, few enough to stay in the processor's cache:
-PART = 64  # summed
-CONVERTED = 16  # turned into inputs
+PART = 64  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
 
@@ -37,8 +37,9 @@ class ObservationNormalizer:
     is locked; the sum over slots is what `load` takes a snapshot of, which holds until the next.
 
     Attributes:
-        input_shape: of one model input: [H, W, C] for convolutions, which are fastest with the channels last; else
-            the observation's own, [C, H, W] or [D].
+        input_shape: of one model input: for our convolutions [H / n, W / n, C * n * n], in blocks of n x n pixels
+            (`ConvLayers.block_size`), each frame of a stack a part of the last dimension; else the observation's own,
+            [C, H, W] or [D].
     """
 
     def __init__(self, config: ModelConfig, spec: EnvSpec) -> None:
@@ -46,14 +47,15 @@ class ObservationNormalizer:
         self._is_image = spec.is_image
         self._channels = spec.frame_channels
         self._shape = self.input_shape = spec.observation_shape
-        self._is_channels_last = spec.is_image and config.is_convolutional
-        if self._is_channels_last:
-            self.input_shape = (*self._shape[1:], self._shape[0])
-        self._repeats = 1  # of the statistics of one frame, over a stack; one channel broadcasts by itself
+        self._block_size: int | None = None  # n; None where inputs have the observation's own shape
+        self._num_frames = 1
         if spec.is_image:
-            self._shape = (self._channels, *spec.observation_shape[1:])
-            if self._channels > 1:
-                self._repeats = spec.observation_shape[0] // self._channels
+            channels, height, width = spec.observation_shape
+            self._shape = (self._channels, height, width)
+            self._num_frames = channels // self._channels
+            if config.is_convolutional:
+                n = self._block_size = CONV_TORSOS[config.torso].block_size(height, width)
+                self.input_shape = (height // n, width // n, channels * n * n)
         self._num_elements = int(np.prod(self._shape))
         self._limit = math.inf
         if self._kind == "per_element" and config.normalization_steps is not None:
@@ -86,16 +88,13 @@ class ObservationNormalizer:
             sums, squares = statistics[1:].view(2, *self._shape)
             mean = sums / self._count
             variance = (squares / self._count - mean.square()).clamp(min=0)
-            self._mean = self._tile(mean)
-            self._scale = self._tile((variance + self._floor**2).rsqrt())
+            scale = (variance + self._floor**2).rsqrt()
+            self._mean, self._scale = (self._laid_out(x.float().unsqueeze(0)).contiguous() for x in (mean, scale))
         elif self._kind == "scalar":
             mean, std = statistics[1:] / statistics[0]
             self._mean = mean.float().view(1)
             self._scale = 1 / std.float().clamp(min=self._floor).view(1)
         self._mean, self._scale = self._mean.to(device), self._scale.to(device)
-
-    def _tile(self, frame: Tensor) -> Tensor:
-        return frame.float().repeat(self._repeats, 1, 1) if self._repeats > 1 else frame.float()
 
     def apply(self, observation: Observations, out: Tensor) -> None:
         """Write the model input of `observation` [B, ...] into `out` [B, *input_shape] (the model's dtype and device).
@@ -103,15 +102,8 @@ class ObservationNormalizer:
         The observation goes to the device in its own dtype.
         """
         raw = torch.from_numpy(observation).to(out.device)
-        if not self._is_channels_last:
-            self._convert(raw, out, self._mean, self._scale)
-            return
-        # All in the inputs' order in memory, for one long loop over a few observations at a time.
-        order, stack = torch.channels_last, (1, *raw.shape[1:])
-        mean, scale = (x.expand(stack).contiguous(memory_format=order) for x in (self._mean, self._scale))
-        parts = torch.split(raw, CONVERTED), torch.split(self._by_channel(out), CONVERTED)
-        for part, rows in zip(*parts, strict=True):
-            self._convert(part.contiguous(memory_format=order), rows, mean, scale)
+        for frame, inputs in zip(raw.chunk(self._num_frames, 1), self._frames(out), strict=True):
+            self._convert(frame, inputs)
 
     def advance(self, observation: Observations, out: Tensor, before: Tensor, shifted: BoolArray) -> None:
         """Do as `apply` does, converting only the newest frame where the others are known.
@@ -121,31 +113,36 @@ class ObservationNormalizer:
             shifted: [B], each frame of the observation but the newest is the next one of the observation before.
         """
         self._shift(before, out)
-        newest = slice(-self._channels, None)
-        raw = torch.from_numpy(observation[:, newest]).to(out.device)
-        self._convert(raw, self._by_channel(out)[:, newest], self._mean[newest], self._scale[newest])
+        self._convert(torch.from_numpy(self.newest(observation)).to(out.device), self._frames(out)[-1])
         if not shifted.all():
             others = np.flatnonzero(~shifted)
             whole = torch.empty(len(others), *self.input_shape, dtype=out.dtype, device=out.device)
             self.apply(observation[others], whole)
             out[torch.from_numpy(others).to(out.device)] = whole
 
-    def _by_channel(self, inputs: Tensor) -> Tensor:
-        """Return a view [B, C, H, W] of the model inputs of images, vectors as they are."""
-        return inputs.movedim(-1, 1) if self._is_channels_last else inputs
+    def _frames(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return views of the frames of model inputs, oldest first; vectors are one frame."""
+        return inputs.chunk(self._num_frames, -1 if self._block_size else 1)
 
-    def _convert(self, raw: Tensor, out: Tensor, mean: Tensor, scale: Tensor) -> None:
+    def _laid_out(self, frame: Tensor) -> Tensor:
+        """Put frames [B, *frame] in the order of the model's inputs."""
+        return space_to_depth(frame, self._block_size) if self._block_size else frame
+
+    def _convert(self, raw: Tensor, out: Tensor) -> None:
+        """Write one frame of the model inputs, made of raw ones [B, *frame]."""
+        raw = self._laid_out(raw)
         if self._kind == "none":
             out.copy_(raw)
         elif self._kind == "scale":
-            out.copy_(raw * scale)
+            out.copy_(raw * self._scale)
         else:
-            out.copy_((raw - mean).mul_(scale).clamp_(-CLIP, CLIP))
+            out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
 
     def _shift(self, before: Tensor, out: Tensor) -> None:
         """Copy all frames of a stack but the oldest one place on; the newest is still to be written."""
-        if self._is_channels_last:  # in one piece
-            out.view(-1)[: -self._channels] = before.view(-1)[self._channels :]
+        if self._block_size:  # in one piece
+            size = self.input_shape[-1] // self._num_frames
+            out.view(-1)[:-size] = before.view(-1)[size:]
         else:
             out[:, : -self._channels] = before[:, self._channels :]
 

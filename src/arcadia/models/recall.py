@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcadia.models.space_to_depth import SpaceToDepthConv2d
 from arcadia.types import Activations
 
 
@@ -48,7 +49,8 @@ def run_again(layers: nn.Sequential, rows: Tensor, activations: Activations) -> 
         if isinstance(layer, Flatten):
             rows = layer(rows)
         elif not isinstance(layer, nn.ReLU):
-            rows = _Recalled.apply(rows, layer.weight, layer.bias, next(outputs), layer)  # type: ignore[no-untyped-call]
+            weight = layer.kernel if isinstance(layer, SpaceToDepthConv2d) else layer.weight
+            rows = _Recalled.apply(rows, weight, layer.bias, next(outputs), layer)  # type: ignore[no-untyped-call]
     return rows
 
 
@@ -71,7 +73,7 @@ class _Recalled(torch.autograd.Function):
         if isinstance(layer, nn.Linear):
             of_rows = gradient @ weight if needs_rows else None
             return of_rows, gradient.t() @ rows, gradient.sum(0), None, None
-        in_squares = needs_rows and _divides_into_squares(layer, rows)
+        in_blocks = needs_rows and _divides_into_blocks(layer, rows)
         of_rows, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient,
             rows,
@@ -83,29 +85,30 @@ class _Recalled(torch.autograd.Function):
             False,
             [0, 0],
             layer.groups,
-            [needs_rows and not in_squares, True, True],
+            [needs_rows and not in_blocks, True, True],
         )
-        if in_squares:
-            of_rows = _gradient_in_squares(gradient, rows, weight, layer.stride[0])
+        if in_blocks:
+            of_rows = _gradient_in_blocks(gradient, rows, weight, layer.stride[0])
         return of_rows, of_weight, of_bias, None, None
 
 
-def _divides_into_squares(layer: nn.Conv2d, rows: Tensor) -> bool:
-    """Return whether `_gradient_in_squares` is for this layer: it has a stride, which divides all sizes, on a CPU."""
+def _divides_into_blocks(layer: nn.Conv2d, rows: Tensor) -> bool:
+    """Return whether `_gradient_in_blocks` is for this layer: it has a stride, which divides all sizes, on a CPU."""
     stride = layer.stride[0]
     divides = all(size % stride == 0 for size in (layer.kernel_size[0], *rows.shape[2:]))
     return stride > 1 and divides and not layer.padding[0] and not rows.is_cuda
 
 
-def _gradient_in_squares(gradient: Tensor, rows: Tensor, weight: Tensor, s: int) -> Tensor:
-    """Return the gradient [N, C, H, W] of the rows of a convolution with stride s.
+def _gradient_in_blocks(gradient: Tensor, rows: Tensor, weight: Tensor, n: int) -> Tensor:
+    """Return the gradient [N, C, H, W] of the rows of a convolution with stride n.
 
-    To it, squares of s x s pixels are single pixels of s * s * C channels, and its stride is 1: its way back is a
-    convolution too, for A3C-FF's second twice as fast as oneDNN's.
+    To it, blocks of n x n pixels are single pixels of n * n * C channels, and its stride is 1: its way back is a
+    convolution too, for A3C-FF's second twice as fast as oneDNN's. A pixel's channels stay together, unlike
+    `space_to_depth`'s, for they are moved back in one piece.
     """
     channels, height, width = rows.shape[1:]
-    k = weight.shape[2] // s
-    kernel = weight.view(*weight.shape[:2], k, s, k, s).permute(3, 5, 1, 0, 2, 4)  # [s, s, C, O, k, k]
-    squares = nn.functional.conv2d(gradient, kernel.flatten(0, 2).flip(2, 3), padding=k - 1)
-    pixels = squares.permute(0, 2, 3, 1).reshape(-1, height // s, width // s, s, s, channels)
+    k = weight.shape[2] // n
+    kernel = weight.view(*weight.shape[:2], k, n, k, n).permute(3, 5, 1, 0, 2, 4)  # [n, n, C, O, k, k]
+    blocks = nn.functional.conv2d(gradient, kernel.flatten(0, 2).flip(2, 3), padding=k - 1)
+    pixels = blocks.permute(0, 2, 3, 1).reshape(-1, height // n, width // n, n, n, channels)
     return pixels.transpose(2, 3).reshape(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -1,6 +1,7 @@
 """Torsos: one observation to one feature vector, [N, ...] -> [N, size].
 
-Images are [N, H, W, C] for our convolutions and [N, C, H, W] for other torsos.
+Images come in blocks of n x n pixels, [N, H / n, W / n, C * n * n], for our convolutions, and as [N, C, H, W] for other
+torsos.
 
 Each returns the activations of its layers too, or none. Given those that the same parameters had for the same
 observations, it computes nothing again.
@@ -18,6 +19,7 @@ from arcadia.errors import UserError, summary_of
 from arcadia.models.batch_norm import RunningBatchNorm
 from arcadia.models.initialize import RELU_GAIN, orthogonal
 from arcadia.models.recall import Flatten, run, run_again
+from arcadia.models.space_to_depth import SpaceToDepthConv2d
 from arcadia.types import Activations
 
 
@@ -37,6 +39,15 @@ class ConvLayers(NamedTuple):
     size: int | None  # width of the fully connected layer; None: the last convolution's output is the feature vector
     max_pool: bool = False  # 2x2 after every convolution
     batch_norm: bool = False  # after every convolution
+
+    def block_size(self, height: int, width: int) -> int:
+        """Return n: images of this size are to come in blocks of n x n pixels.
+
+        n is the first convolution's stride or, where that does not divide all sizes, 1.
+        """
+        first = self.convolutions[0]
+        divides = all(size % first.stride == 0 for size in (first.kernel_size, height, width))
+        return first.stride if divides and not first.padding else 1
 
 
 CONV_TORSOS = {
@@ -61,18 +72,22 @@ class ConvTorso(nn.Module):
     fully connected layer with ReLU.
 
     Args:
-        input_shape: (C, H, W).
+        observation_shape: (C, H, W).
 
     Raises:
         UserError: the observation is too small.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], layers: ConvLayers) -> None:
+    def __init__(self, observation_shape: tuple[int, ...], layers: ConvLayers) -> None:
         super().__init__()
-        channels, height, width = input_shape
+        channels, height, width = observation_shape
         modules: list[nn.Module] = []
+        block_size = layers.block_size(height, width)
         for out_channels, kernel_size, stride, padding in layers.convolutions:
-            convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding)
+            if block_size > 1 and not modules:
+                convolution: nn.Conv2d = SpaceToDepthConv2d(channels, out_channels, kernel_size, block_size)
+            else:
+                convolution = nn.Conv2d(channels, out_channels, kernel_size, stride, padding)
             orthogonal(convolution, RELU_GAIN)
             modules.append(convolution)
             if layers.batch_norm:
@@ -85,7 +100,7 @@ class ConvTorso(nn.Module):
                 height, width = height // 2, width // 2
             if min(height, width) < 1:
                 raise UserError(
-                    f"observation {input_shape} is too small for this torso: use larger frames or another --torso"
+                    f"observation {observation_shape} is too small for this torso: use larger frames or another --torso"
                 )
             modules.append(nn.ReLU(inplace=True))
         modules.append(Flatten())
@@ -99,7 +114,7 @@ class ConvTorso(nn.Module):
         self._can_recall = not (layers.batch_norm or layers.max_pool)
 
     def forward(self, observation: Tensor, activations: Activations = ()) -> tuple[Tensor, Activations]:
-        rows = observation.movedim(-1, 1)  # [N, C, H, W], the channels last in memory
+        rows = observation.movedim(-1, 1)  # [N, C * n * n, H / n, W / n], the channels last in memory
         if not self._can_recall:
             return self.layers(rows), ()
         if not activations:
