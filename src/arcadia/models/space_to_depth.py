@@ -12,6 +12,8 @@ def space_to_depth(images: Tensor, block_size: int) -> Tensor:
     """Return images [B, C, H, W] as [B, H / n, W / n, C * n * n], with n = block_size and the channels in the order of
     torch's pixel_unshuffle.
     """
+    if block_size == 1:
+        return images.movedim(1, -1)  # pixel_unshuffle would copy, slowly
     batch, channels, height, width = images.shape
     if block_size == 4 and _has_rows_of_int32(images):  # a block's row is one number: much faster
         rows = images.view(torch.int32).view(batch, channels, height // 4, 4, width // 4)
