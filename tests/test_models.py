@@ -1,15 +1,18 @@
 """Models: acting equals learning, recurrent state and its resets, flat parameters."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcadia.config import ModelConfig
+from arcadia.config import ModelConfig, TrainConfig
 from arcadia.envs import EnvSpec
 from arcadia.errors import UserError
-from arcadia.models import ActorCritic, FlatParameters, build_model
+from arcadia.models import ActorCritic, FlatParameters, build_model, measure
+from arcadia.models.measure import fastest_dtype
 from arcadia.models.space_to_depth import SpaceToDepthConv2d, space_to_depth
 from arcadia.models.torsos import CONV_TORSOS, ConvTorso
 
@@ -323,6 +326,20 @@ def test_bfloat16_is_of_the_torso_alone() -> None:
     assert {parameter.dtype for parameter in model.actor.torso.parameters()} == {torch.bfloat16}
     others = (model.actor.core, model.policy, model.value)
     assert {parameter.dtype for module in others for parameter in module.parameters()} == {torch.float32}
+
+
+def test_waiting_does_not_change_which_dtype_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, spec = TrainConfig(model=ModelConfig(torso="a3c")), EnvSpec((4, 84, 84), np.dtype(np.uint8), A)
+    fastest = fastest_dtype(config, spec)
+
+    def waiting_model(config: ModelConfig, spec: EnvSpec, *, seed: int, dtype: torch.dtype) -> ActorCritic:
+        model = build_model(config, spec, seed=seed, dtype=dtype)
+        if str(dtype) == f"torch.{fastest}":
+            model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+        return model
+
+    monkeypatch.setattr(measure, "build_model", waiting_model)
+    assert fastest_dtype(config, spec) == fastest
 
 
 def test_published_networks_have_their_published_sizes() -> None:

@@ -16,9 +16,10 @@ MAX_ROWS = 64
 def fastest_dtype(config: TrainConfig, spec: EnvSpec) -> Literal["float32", "bfloat16"]:
     """Return "bfloat16" or "float32", whichever acts and learns faster (some tenths of a second).
 
-    Times the acting passes and the learning pass of a short rollout, on one thread, the better of two. Models without
-    convolutions are too small to gain, and the caller's own may not be made for bfloat16: float32. A GPU is taken to be
-    of a kind that is faster in bfloat16 (Ampere of 2020 or newer), so that only the workers' processes touch it.
+    Times the acting passes and the learning pass of a short rollout, on one thread, the better of two, in processor
+    time: runs that start together do not mislead each other. Models without convolutions are too small to gain, and the
+    caller's own may not be made for bfloat16: float32. A GPU is taken to be of a kind that is faster in bfloat16
+    (Ampere of 2020 or newer), so that only the workers' processes touch it.
     """
     if not config.model.is_convolutional:
         return "float32"
@@ -38,11 +39,11 @@ def _measure(config: TrainConfig, spec: EnvSpec, dtype: torch.dtype) -> float:
     state = model.initial_state(num_envs)
     seconds = []
     for _ in range(3):  # the first compiles kernels
-        started = time.perf_counter()
+        started = time.thread_time()
         with torch.no_grad():
             for t in range(num_steps):
                 model(observation[t : t + 1], is_first[t : t + 1], state)
         output = model(observation, is_first, state)
         (output.policy.entropy().sum() + output.value.sum()).backward()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.thread_time() - started)
     return min(seconds[1:])
