@@ -334,8 +334,8 @@ def test_waiting_does_not_change_which_dtype_is_the_faster_one(monkeypatch: pyte
 
     def waiting_model(config: ModelConfig, spec: EnvSpec, *, seed: int, dtype: torch.dtype) -> ActorCritic:
         model = build_model(config, spec, seed=seed, dtype=dtype)
-        if str(dtype) == f"torch.{fastest}":
-            model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+        if dtype == getattr(torch, fastest):
+            model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
         return model
 
     monkeypatch.setattr(measure, "build_model", waiting_model)
