@@ -22,6 +22,10 @@ def register(context: Context, path: Path) -> None:
     context.send(None)
 
 
+def compute(context: Context, number: float) -> None:
+    context.send(float(torch.tensor(number) * 1))
+
+
 def run(job, argument, count: int) -> list:
     """Return what `count` children send."""
     stop, heartbeats = share(torch.zeros(1, dtype=torch.bool)), share(torch.zeros(count, dtype=torch.int64))
@@ -42,6 +46,11 @@ def test_children_have_their_parents_environment_of_the_moment_and_random_number
     levels, of_numpy, of_python = zip(*run(say, "LEVEL", 3), strict=True)
     assert levels == ("2", "2", "2")
     assert len(set(of_numpy)) == len(set(of_python)) == 3
+
+
+def test_children_take_numbers_as_zero_that_processors_are_slow_at():
+    assert run(compute, 1e-39, 1) == [0.0]
+    assert run(compute, 1e-37, 1) != [0.0]
 
 
 def test_what_a_child_wanted_done_at_its_end_is_done(tmp_path):

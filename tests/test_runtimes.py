@@ -38,6 +38,7 @@ from arcadia.checkpoint import (
     save_periodic,
 )
 from arcadia.config import EnvConfig, TrainConfig
+from arcadia.envs import make_vector_env
 from arcadia.errors import DivergedError, ProcessError
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
@@ -127,9 +128,10 @@ def test_evaluating_does_not_disturb_serial_training(tmp_path):
     assert final(tmp_path / "with").parameters.equal(final(tmp_path / "without").parameters)
 
 
-def test_training_gives_back_signal_handlers_and_torchs_threads(tmp_path):
+def test_training_gives_back_signal_handlers_and_torchs_settings(tmp_path):
     def read() -> list[object]:
-        return [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), torch.get_num_threads()]
+        handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+        return [*handlers, torch.get_num_threads(), float(torch.tensor(1e-39) * 1)]
 
     num_threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -139,6 +141,24 @@ def test_training_gives_back_signal_handlers_and_torchs_threads(tmp_path):
         assert read() == before
     finally:
         torch.set_num_threads(num_threads)
+
+
+def test_serial_training_takes_numbers_as_zero_that_processors_are_slow_at(tmp_path):
+    found = []
+
+    def make_env(config, *, num_envs, seed):
+        env = make_vector_env(config, num_envs=num_envs, seed=seed)
+        plain_step = env.step
+
+        def step(action):
+            found.append(float(torch.tensor(1e-39) * 1))
+            return plain_step(action)
+
+        env.step = step
+        return env
+
+    train(cartpole(tmp_path / "run", total_steps=1, eval_episodes=0), make_env=make_env)
+    assert set(found) == {0.0}
 
 
 def test_rollouts_without_a_valid_row_do_no_harm(tmp_path):

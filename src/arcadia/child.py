@@ -221,6 +221,7 @@ def _main(
     np.random.seed()  # of its own, for environments that draw from it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as threads.flushed_denormals
     os.set_inheritable(connection.fileno(), False)
     beats = heartbeat.numpy()
 

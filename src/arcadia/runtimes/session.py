@@ -26,7 +26,7 @@ from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor
 from arcadia.terminal import Display
-from arcadia.threads import one_torch_thread
+from arcadia.threads import flushed_denormals, one_torch_thread
 from arcadia.validation import validate, with_settings
 
 MAX_ROLLOUT_BYTES = 2**37
@@ -184,7 +184,12 @@ def _session(
         f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}{where}, in {run}"
     )
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
-    with one_torch_thread(), StopSignals() as signals, Display(title, quiet=runtime.quiet) as display:
+    with (
+        one_torch_thread(),
+        flushed_denormals(),
+        StopSignals() as signals,
+        Display(title, quiet=runtime.quiet) as display,
+    ):
         if note:
             display.line(note)
         supervisor = Supervisor(config, model, state, run, display, signals, checkpoint)
