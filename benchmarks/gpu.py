@@ -1,84 +1,105 @@
 """What models on a GPU do: the same as on the CPU, how fast, in how much memory, and what is learned by when.
 
-python benchmarks/gpu.py PART [GPU...]     # PART: exact, speed, pong, breakout, a3g or memory; under 10 minutes each
+python benchmarks/gpu.py PART [GPU...]     # PART: exact, speed, pong, breakout or a3g; under 10 minutes each
 python benchmarks/gpu.py speed cpu         # the same without a GPU, to compare
 """
 
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from arcadia.bench import env_only_steps_per_s
 from arcadia.config import TrainConfig
-from arcadia.devices import CPU, check_gpus, choose_device
+from arcadia.devices import CPU, choose_device, find_gpus
 from arcadia.envs import make_vector_env, spec_of
-from arcadia.gradients import compute_gradient
+from arcadia.gradients import Learner
 from arcadia.loss import compute_targets
+from arcadia.metrics import read_metrics
 from arcadia.models import FlatParameters, build_model
 from arcadia.optimizers import apply_gradient, init_optimizer_state
 from arcadia.recipes import RECIPES
 from arcadia.rollout import RolloutCollector
-from arcadia.runtimes.hogwild import num_cores
 from arcadia.stopwatch import Stopwatch
 from arcadia.types import Rollout
 
 ROLLOUTS = 20
+NUM_ENVS = 4
+EXACT = ("a3c-ff", "a3c-lstm", "a3g-lstm", "wrappers-12-stack4-bn", "gru-160", "atari", "control")
 ROUND_TRIPS = 1000
-SPEED_SECONDS = 60
-WARM_UP_SECONDS = 20
+CURVE_MINUTES = 8.6  # with start-up and the evaluation at the end less than 10
+PONG = "pong --num-envs 8 --num-minibatches 2 --num-epochs 3 --beta1 0 --total-steps 1200000 --stop-score 18"
+BREAKOUT = "breakout --total-steps 10000000 --stop-score 400"
 
 
-def record(config: TrainConfig) -> list[Rollout]:
-    """Play rollouts with a model as it begins, on the CPU."""
+def record(config: TrainConfig, device: torch.device) -> list[Rollout]:
+    """Play rollouts with a model as it begins, on `device`; return them on the CPU."""
     env = make_vector_env(config.env, num_envs=config.envs_per_worker, seed=1)
+    model = build_model(config.model, env.spec, seed=1).to(device)
     collector = RolloutCollector(
         env,
-        build_model(config.model, env.spec, seed=1),
+        model,
         num_steps=config.runtime.num_steps[0],
         config=config.env,
         gamma=config.loss.gamma,
         generator=torch.Generator().manual_seed(1),
         stopwatch=Stopwatch(),
     )
-    rollouts = []
+    rollouts, statistics = [], torch.zeros(model.statistics_size, dtype=torch.float64)
     for _ in range(ROLLOUTS):
-        rollout = collector.collect()  # in tensors that the next call reuses
-        tensors = {name: getattr(rollout, name) for name in rollout.__slots__ if name != "activations"}
-        rollouts.append(Rollout(**{name: tensor.clone() for name, tensor in tensors.items()}))
+        model.load_statistics(statistics)
+        # The collector uses a rollout's tensors again.
+        rollouts.append(Rollout.of([tensor.cpu().clone() for tensor in collector.collect().tensors()]))
+        if (update := collector.statistics()) is not None:
+            statistics = statistics * update.keep + update.add
     return rollouts
 
 
-def learn(config: TrainConfig, rollouts: list[Rollout], device: torch.device) -> torch.Tensor:
-    """Return the parameters [P] after an update from each rollout, by a model on `device`."""
+def learn(config: TrainConfig, rollouts: list[Rollout], device: torch.device, size: int = NUM_ENVS) -> torch.Tensor:
+    """Return the parameters [P] after updates from each rollout, by a model on `device`.
+
+    Args:
+        size: environments of an update; the last of a rollout may have fewer.
+    """
     model = build_model(config.model, spec_of(config.env), seed=1).to(device)
     parameters = FlatParameters(model)
+    learner = Learner(model, parameters, config.loss)
     shared = parameters.read()
     state = {name: tensor[0] for name, tensor in init_optimizer_state(config.optimizer, len(shared), 1).items()}
-    for rollout in rollouts:
-        parameters.load(shared)
-        targets = compute_targets(rollout, config.loss)
-        gradient, *_ = compute_gradient(model, parameters, rollout.to(device), targets.to(device), config.loss)
-        apply_gradient(shared, gradient, state, config.optimizer, config.optimizer.lr)
+    for number, rollout in enumerate(rollouts):
+        targets = compute_targets(rollout, config.loss).to(device)
+        rollout = rollout.to(device)
+        for index in torch.arange(NUM_ENVS, device=device).split(size):
+            parameters.load(shared)
+            part = rollout.environments(index), targets.environments(index)
+            gradient, *_ = learner.compute_gradient(*part, entropy_coefficient=0.02 / (1 + number))
+            apply_gradient(shared, gradient, state, config.optimizer, config.optimizer.lr)
     return shared
 
 
 def exact(gpus: list[int]) -> None:
-    """Print how far learning on a GPU strays from the CPU's, and count torn or stale copies."""
+    """Print how far playing and learning on a GPU stray from the CPU's, and count torn or stale copies."""
     device = choose_device(gpus, 0)
-    for name in ("a3c-ff", "a3c-lstm", "a3g-lstm"):
+    for name in EXACT:
         config = RECIPES[name].config
-        config = replace(config, env=replace(config.env, env="pong", num_envs=4))
-        rollouts = record(config)
-        on_cpu, on_gpu = (learn(config, rollouts, where) for where in (CPU, device))
-        strays = float((on_cpu - on_gpu).norm() / on_cpu.norm())
-        print(f"{name}: {ROLLOUTS} rollouts, |cpu - gpu| / |cpu| {strays:.1e} (at most 1e-3)")
+        game = "Pendulum-v1" if name == "control" else "pong"
+        config = replace(config, env=replace(config.env, env=game, num_envs=NUM_ENVS))
+        if name == "control":
+            config = replace(config, model=replace(config.model, policy="squashed"))
+        rollouts, played = record(config, CPU), record(config, device)
+        same = sum(torch.equal(ours.action, theirs.action) for ours, theirs in zip(rollouts, played, strict=True))
+        worst = max(
+            float((ours.value - theirs.value).abs().max()) for ours, theirs in zip(rollouts, played, strict=True)
+        )
+        print(f"{name}: {same} of {ROLLOUTS} rollouts with the same actions, values within {worst:.1e}")
+        for size in (NUM_ENVS, NUM_ENVS - 1):
+            on_cpu, on_gpu = (learn(config, rollouts, where, size) for where in (CPU, device))
+            strays = float((on_cpu - on_gpu).norm() / on_cpu.norm())
+            print(f"{name}: learned from {size} environments at a time, |cpu - gpu| / |cpu| {strays:.1e}")
     for dtype in (torch.float32, torch.bfloat16):
         wrong = count_wrong_copies(config, device, dtype)
         print(f"{ROUND_TRIPS} round trips of {dtype} parameters: {wrong} torn or stale (none)")
@@ -103,81 +124,84 @@ def count_wrong_copies(config: TrainConfig, device: torch.device, dtype: torch.d
     return wrong
 
 
-def train(arguments: list[str], gpus: list[int], run: Path) -> tuple[float, list[dict[str, float]]]:
-    """Run `arcadia train`; return its seconds, start-up included, and its rows of metrics."""
-    command = [sys.executable, "-m", "arcadia", "train", *arguments, "--run-dir", str(run), "--quiet", "--gpu-ids"]
-    started = time.perf_counter()
-    subprocess.run([*command, *map(str, gpus)], check=True)
-    seconds = time.perf_counter() - started
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return seconds, [row for row in rows if row["kind"] == "train"]
+class Trained(NamedTuple):
+    """What was seen of one `arcadia train`."""
+
+    seconds: float | None  # from the start of the command until the score was reached, if it was
+    rows: list[dict[str, float]]  # of kind train
+    memory: list[tuple[float, list[float]]]  # seconds, and MiB of each process on the GPUs
+
+
+def train(arguments: str, gpus: list[int], minutes: float) -> Trained:
+    """Run `arcadia train` with 16 workers until it ends by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "arcadia", "train", *arguments.split(), "--num-workers", "16"]
+        command += ["--run-dir", str(run), "--total-minutes", str(minutes), "--gpu-ids", *map(str, gpus)]
+        started, reached = time.perf_counter(), None
+        memory = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                seconds = time.perf_counter() - started
+                if "stop_score reached" in line:
+                    reached = reached or seconds
+                elif "env_steps" in line and gpus:
+                    memory.append((seconds, memory_of_processes()))
+        if process.returncode:
+            sys.exit(f"training failed: {command}")
+        rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+        return Trained(reached, rows, memory)
+
+
+def memory_of_processes() -> list[float]:
+    """Return the MiB that each process holds of the GPUs; nothing where the driver does not say."""
+    query = ["nvidia-smi", "--query-compute-apps=used_memory", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    return [float(line) for line in lines if line.strip().isdecimal()]
 
 
 def speed(gpus: list[int]) -> None:
-    """Print training's env_steps per second beside the emulator's own, and copies per second."""
-    for recipe, more in (("a3c-ff", ["--torso", "nature"]), ("a3g-lstm", [])):
-        config = replace(RECIPES[recipe].config.env, env="pong", num_envs=16)
-        ceiling = env_only_steps_per_s(config, num_cores(), 16, SPEED_SECONDS / 3)
-        with tempfile.TemporaryDirectory() as folder:
-            minutes = (WARM_UP_SECONDS + SPEED_SECONDS) / 60
-            arguments = ["pong", "--recipe", recipe, *more, "--num-envs", "16", "--total-minutes", str(minutes)]
-            _, rows = train(arguments, gpus, Path(folder) / "run")
-        warm = [row for row in rows if row["seconds"] >= rows[0]["seconds"] + WARM_UP_SECONDS]
-        first, last = warm[0], warm[-2]  # the last is written after the workers have stopped
-        seconds = last["seconds"] - first["seconds"]
-        steps_per_s = (last["env_steps"] - first["env_steps"]) / seconds
-        copies = 2 * (last["updates"] - first["updates"]) / seconds
-        print(f"{recipe} {' '.join(more)}: {steps_per_s:,.0f} of {ceiling:,.0f} env_steps/s, ", end="")
-        print(f"{steps_per_s / ceiling:.1%}; {copies:,.0f} copies of parameters and gradients per second")
+    """Print training's env_steps per second beside the environments' own, the time of a GPU and copies per second."""
+    for options in (["--recipe", "a3c-ff", "--torso", "nature"], ["--recipe", "a3g-lstm"]):
+        command = [sys.executable, "-m", "arcadia", "bench", "pong", *options, "--num-envs", "64"]
+        subprocess.run([*command, *(["--gpu-ids", *map(str, gpus)] if gpus else [])], check=True)
 
 
 def pong(gpus: list[int]) -> None:
-    """Print the seconds that Pong takes to a mean score of 18, whole command."""
-    times = []
+    """Print the seconds that Pong takes to a mean score of 18, from the start of the command."""
     for seed in (1, 2, 3):
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = ["pong", "--seed", str(seed), "--stop-score", "18", "--total-minutes", "3"]
-            seconds, rows = train(arguments, gpus, Path(folder) / "run")
-        times.append(seconds)
-        print(f"seed {seed}: {seconds:.0f} s, {rows[-1]['env_steps']:,} env_steps, {rows[-1]['mean_return_100']:.1f}")
-    print(f"median {statistics.median(times):.0f} s (at most 60)")
+        trained = train(f"{PONG} --seed {seed}", gpus, minutes=2)
+        last = trained.rows[-1]
+        took = "not reached" if trained.seconds is None else f"{trained.seconds:.1f} s (at most 60)"
+        print(f"seed {seed}: {took}, {last['env_steps']:,} env_steps, mean-100 {last['mean_return_100']:.1f}")
 
 
-def curve(arguments: list[str], gpus: list[int]) -> None:
-    """Print a mean score each half minute."""
-    with tempfile.TemporaryDirectory() as folder:
-        _, rows = train([*arguments, "--total-minutes", "9"], gpus, Path(folder) / "run")
+def curve(arguments: str, gpus: list[int]) -> None:
+    """Print a mean score each half minute, and each minute the memory that processes hold of the GPUs."""
+    trained = train(arguments, gpus, CURVE_MINUTES)
     due = 0.0
-    for row in rows:
-        if row["seconds"] >= due or row is rows[-1]:
+    for row in trained.rows:
+        if row["seconds"] >= due or row is trained.rows[-1]:
             score = row.get("mean_return_100")
             print(f"{row['seconds'] / 60:.1f} min, {row['env_steps']:,} env_steps: {score}")
             due = row["seconds"] + 30
-
-
-def memory(gpus: list[int]) -> None:
-    """Print the memory that is taken of the GPU, and how busy it is, each minute as 16 workers train."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "arcadia", "train", "pong", "--num-workers", "16", "--total-minutes", "9"]
-        options = ["--run-dir", str(Path(folder) / "run"), "--quiet", "--total-steps", str(10**12), "--gpu-ids"]
-        query = ["nvidia-smi", f"--id={gpus[0]}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader"]
-        print(f"idle: {subprocess.check_output(query, text=True).strip()}", flush=True)
-        process = subprocess.Popen([*command, *options, *map(str, gpus)])
-        while process.poll() is None:
-            time.sleep(60)
-            print(f"16 workers: {subprocess.check_output(query, text=True).strip()}", flush=True)
+    if trained.seconds is not None:
+        print(f"reached after {trained.seconds / 60:.1f} minutes, start-up included")
+    for seconds, memory in trained.memory[3::6]:
+        least, most = min(memory, default=0), max(memory, default=0)
+        print(f"{seconds:.0f} s: {len(memory)} processes on the GPU, {least:,.0f} to {most:,.0f} MiB each")
 
 
 def main(part: str, gpus: list[int]) -> None:
     """Run one part."""
-    check_gpus(gpus)
+    find_gpus(gpus, "cpu")
     parts = {
         "exact": exact,
         "speed": speed,
         "pong": pong,
-        "memory": memory,
-        "breakout": lambda ids: curve(["breakout", "--stop-score", "400", "--total-steps", "20000000"], ids),
-        "a3g": lambda ids: curve(["pong", "--recipe", "a3g-lstm", "--num-workers", "16"], ids),
+        "breakout": lambda ids: curve(BREAKOUT, ids),
+        "a3g": lambda ids: curve("pong --recipe a3g-lstm", ids),
     }
     parts[part](gpus)
 

@@ -86,6 +86,16 @@ def test_bench_prints_its_results(capsys):
         "first update  after 4.6 s\n"
         "memory        1,100 MiB\n"
     )
+    of_gpus = {"gpu_utilization": 0.5123, "gpu_memory_mib": 9876.0, "copies_per_s": 612.3}
+    silent = {"gpu_utilization": None, "gpu_memory_mib": None, "copies_per_s": 3.0}
+    print_results([result | of_gpus])
+    assert capsys.readouterr().out.endswith("MiB\nGPU busy      51%\nGPU memory    9,876 MiB\ncopies        612/s\n")
+    print_results([result | of_gpus, result | silent])
+    _, columns, first, second = capsys.readouterr().out.splitlines()
+    assert len(columns) == len(first) == len(second)
+    assert columns.endswith("GPU busy  GPU memory  copies")
+    assert first.split()[-4:] == ["51%", "9,876", "MiB", "612/s"]
+    assert second.split()[-3:] == ["unknown", "unknown", "3/s"]
     print_results([result, result | {"num_envs": 256, "dtype": "float32"}])
     heading, columns, first, second = capsys.readouterr().out.splitlines()
     assert heading.startswith("pong, recipe a3c-ff, network a3c + lstm, evaluator off")

@@ -285,8 +285,16 @@ def test_a_bad_value_for_eval_is_refused(arcadia, own_run, arguments, named):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpus_that_are_not_there_are_refused(arcadia, own_run):
     assert_one_line(arcadia("train", "pong", "--gpu-ids", "0"), "gpu_ids 0", "no CUDA GPU", "leave --gpu-ids out")
+    assert_one_line(arcadia("train", "pong", "--device", "cuda"), "device cuda", "no CUDA GPU", "leave --device out")
     assert_one_line(arcadia("train", "pong", "--gpu-ids", "0", "-1"), "gpu_ids must be >= 0", "got -1")
     assert_one_line(arcadia("resume", own_run, "--gpu-ids", 1, "--total-steps", 10**9), "gpu_ids 1", "no CUDA GPU")
+    config = json.loads((own_run / "config.json").read_text())
+    config["config"]["runtime"] |= {"gpu_ids": [0], "device": "cuda"}  # it was trained where there are GPUs
+    (own_run / "config.json").write_text(json.dumps(config))
+    assert_one_line(arcadia("resume", own_run, "--total-steps", 120), "gpu_ids 0", "give --gpu-ids without a number")
+    ended = arcadia("resume", own_run, "--total-steps", 120, "--gpu-ids")
+    assert ended.code == 0, ended
+    assert (load_config(own_run).runtime.gpu_ids, load_config(own_run).runtime.device) == ((), "cpu")
 
 
 def test_a_bad_value_for_bench_is_refused(arcadia):

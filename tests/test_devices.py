@@ -1,6 +1,8 @@
 """Models on GPUs: what can be known of it without one."""
 
+import dataclasses
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcadia.child import _failure
 from arcadia.config import LossConfig, ModelConfig
-from arcadia.devices import CPU, check_gpus, choose_device, translate_gpu_memory_errors
+from arcadia.devices import (
+    CPU,
+    GpuUse,
+    GraphedFunction,
+    choose_device,
+    find_gpus,
+    read_gpu_use,
+    translate_gpu_memory_errors,
+)
 from arcadia.envs import EnvSpec
 from arcadia.errors import GpuMemoryError, UserError
 from arcadia.loss import Targets, actor_critic_loss
@@ -68,6 +78,10 @@ def test_acting_and_learning_stay_on_the_models_device(spec: EnvSpec, settings: 
     rollout = _rollout(model, observation, spec).to(GPU)
     tensors = [getattr(rollout, field.name) for field in fields(rollout) if field.name != "activations"]
     assert {tensor.device for tensor in tensors} == {GPU}
+    kept = dataclasses.replace(rollout, activations=(rollout.value, rollout.reward))
+    again = Rollout.of([*kept.tensors(), *kept.activations])
+    assert all(getattr(again, field.name) is getattr(kept, field.name) for field in fields(kept)[:-1])
+    assert again.activations == kept.activations
     targets = Targets(torch.zeros(T, B), torch.zeros(T, B)).to(GPU)
     with torch.no_grad():
         acting = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state)
@@ -123,9 +137,67 @@ def test_workers_share_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_gpus((0, 1, 0))
+    assert find_gpus((0, 1, 0), "cpu") == (0, 1, 0)
+    assert find_gpus((1,), "cuda") == (1,)
+    assert find_gpus((), "cuda") == (0, 1)
+    assert find_gpus((), "cpu") == ()
     with pytest.raises(UserError, match="gpu_ids 0 2: there is no GPU 2, the last of 2 is 1"):
-        check_gpus((0, 2))
+        find_gpus((0, 2), "cuda")
+
+
+def test_a_graph_reads_what_it_was_captured_with_and_there_is_one_for_each_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captured: list[Tensor] = []
+
+    class Graph:
+        """Computes again what a capture has computed."""
+
+        def __init__(self, held: tuple[Tensor, ...], output: Tensor) -> None:
+            self.held, self.output = held, output
+
+        def replay(self) -> None:
+            self.output.copy_(self.held[0] * self.held[1])
+
+    def capture(function: GraphedFunction, held: tuple[Tensor, ...]) -> tuple[Graph, Tensor]:
+        output = torch.zeros_like(held[0])
+        captured.append(output)
+        return Graph(held, output), output
+
+    monkeypatch.setattr(GraphedFunction, "_capture", capture)
+    function = GraphedFunction(torch.mul, GPU, as_graph=True)
+    a, b = torch.arange(3.0), torch.full((3,), 2.0)
+    assert torch.equal(function(a, b), torch.tensor([0.0, 2.0, 4.0]))
+    assert torch.equal(function(a[:2], b[:2]), torch.tensor([0.0, 2.0]))
+    assert function(a + 1, b + 1) is captured[0]
+    assert torch.equal(captured[0], torch.tensor([3.0, 6.0, 9.0]))
+    assert len(captured) == 2
+    assert torch.equal(a, torch.arange(3.0)), "the caller's own tensors are not written to"
+    assert torch.equal(GraphedFunction(torch.mul, CPU, as_graph=False)(a, b), a * b)
+    assert len(captured) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("30, 1000\\n50, 2500\\n", GpuUse(0.4, 3500.0)),
+        ("[N/A], 1000\\n", None),
+        ("", None),
+    ],
+)
+def test_the_drivers_own_program_is_asked_how_busy_gpus_are(
+    answer: str, expected: GpuUse | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/asked\nprintf '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7,2")
+    assert read_gpu_use((2, 1, 2)) == expected
+    assert (tmp_path / "asked").read_text() == "--id=2,GPU-7\n"
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert read_gpu_use((0,)) is None
 
 
 @pytest.mark.parametrize(

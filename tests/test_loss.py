@@ -11,7 +11,7 @@ from torch import Tensor
 from arcadia.config import LossConfig, ModelConfig
 from arcadia.distributions import Categorical
 from arcadia.envs import EnvSpec
-from arcadia.gradients import compute_gradient
+from arcadia.gradients import Learner
 from arcadia.loss import Targets, actor_critic_loss, compute_targets
 from arcadia.models import FlatParameters, build_model
 from arcadia.types import Loss, ModelOutput, Rollout
@@ -291,16 +291,33 @@ def test_gradient_is_scaled_down_to_the_global_norm_and_never_accumulates() -> N
     model = build_model(ModelConfig(torso="mlp"), EnvSpec((4,), np.dtype(np.float32), A), seed=1)
     parameters = FlatParameters(model)
     rollout, targets = _rollout(), _targets()
-    free = LossConfig(max_grad_norm=1e6)
-    first, loss, norm = compute_gradient(model, parameters, rollout, targets, free)
+    learner = Learner(model, parameters, LossConfig(max_grad_norm=1e6))
+    first, loss, norm = learner.compute_gradient(rollout, targets)
     first = first.clone()
     assert not any(part.requires_grad for part in loss)
     assert float(first.norm()) == pytest.approx(norm)
-    again, _, _ = compute_gradient(model, parameters, rollout, targets, free)
+    again, _, _ = learner.compute_gradient(rollout, targets)
     assert torch.equal(again, first)
-    clipped, _, norm_before = compute_gradient(model, parameters, rollout, targets, LossConfig(max_grad_norm=norm / 4))
+    clipped, _, norm_before = Learner(model, parameters, LossConfig(max_grad_norm=norm / 4)).compute_gradient(
+        rollout, targets
+    )
     assert norm_before == pytest.approx(norm)
     torch.testing.assert_close(clipped, first / 4)
+
+
+def test_the_learner_takes_another_entropy_coefficient_than_its_configs() -> None:
+    model = build_model(ModelConfig(torso="mlp"), EnvSpec((4,), np.dtype(np.float32), A), seed=1)
+    parameters = FlatParameters(model)
+    rollout, targets = _rollout(), _targets()
+    learner = Learner(model, parameters, LossConfig(max_grad_norm=1e6))
+    own = learner.compute_gradient(rollout, targets)[0].clone()
+    other = learner.compute_gradient(rollout, targets, 0.3)[0].clone()
+    expected, loss, _ = Learner(
+        model, parameters, LossConfig(max_grad_norm=1e6, entropy_coefficient=0.3)
+    ).compute_gradient(rollout, targets)
+    assert torch.equal(other, expected)
+    assert not torch.equal(other, own)
+    torch.testing.assert_close(loss.total, loss.policy + 0.5 * loss.value - 0.3 * loss.entropy)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum_over_steps"])

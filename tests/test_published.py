@@ -13,7 +13,7 @@ from arcadia.config import TrainConfig
 from arcadia.envs import spec_of
 from arcadia.envs.factory import find
 from arcadia.envs.names import AtariName
-from arcadia.gradients import compute_gradient
+from arcadia.gradients import Learner
 from arcadia.loss import Targets
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.batch_norm import RunningBatchNorm
@@ -219,7 +219,11 @@ def test_towers_neither_learn_from_nor_clip_each_other() -> None:
 
     def gradient(advantage: float, return_: float, **settings: float) -> torch.Tensor:
         targets = Targets(torch.full((T, B), advantage), torch.full((T, B), return_))
-        return compute_gradient(model, parameters, rollout, targets, dataclasses.replace(loss, **settings))[0].clone()
+        return (
+            Learner(model, parameters, dataclasses.replace(loss, **settings))
+            .compute_gradient(rollout, targets)[0]
+            .clone()
+        )
 
     only_value = gradient(0.0, 100.0)
     assert not only_value[actor].any()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arcadia.config import TrainConfig
+from arcadia.devices import find_gpus
 from arcadia.envs import spec_of
 from arcadia.errors import UserError
 from arcadia.run_directory import load_config
@@ -39,7 +40,9 @@ def bench(
     Of each: `time` is what the workers' time went to, in shares, `staleness` the mean number of other workers' updates
     between a pull and a push (docs/metrics.md), `first_update_s` the seconds from the start of the command to the first
     update, `memory_mib` the most that the whole process tree was seen to hold after that: what each process has for
-    itself, and once what they share.
+    itself, and once what they share. Where models are on GPUs: `gpu_utilization`, the share of the time in which a
+    kernel ran, as samples of it say, `gpu_memory_mib`, in use on all of them (of several sizes together), both None
+    where the driver does not say, and `copies_per_s`, of parameters to a GPU and gradients back.
 
     Args:
         config: what to train.
@@ -71,12 +74,13 @@ def bench(
         for envs in num_envs or (sized.envs_per_worker,):
             validate(replace(sized, env=replace(config.env, num_envs=envs)))
             sizes[workers, envs] = None
+    gpu_ids = find_gpus(runtime.gpu_ids, runtime.device)
     spec_of(config.env)  # an unknown environment is an error before anything starts
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cases = []
         for workers, envs in sizes:
-            training = stack.enter_context(Training(options, workers, envs, folder / f"{workers}-{envs}"))
+            training = stack.enter_context(Training(options, workers, envs, folder / f"{workers}-{envs}", gpu_ids))
             play = stack.enter_context(random_play(config.env, workers, envs))
             on_progress(f"{workers} x {envs}: first update after {training.first_update_s:.1f} s")
             cases.append((play, training, list[float]()))
@@ -94,6 +98,14 @@ def bench(
 def _result(training: Training, env_only: list[float], seconds: float) -> dict[str, Any]:
     trained = load_config(training.run)
     rounds = list(zip(training.rounds, env_only, strict=True))
+    gpu_uses = [train.gpu_use for train, _ in rounds if train.gpu_use is not None]
+    of_gpus: dict[str, float | None] = {}
+    if trained.runtime.gpu_ids:
+        of_gpus = {
+            "gpu_utilization": statistics.fmean(use.utilization for use in gpu_uses) if gpu_uses else None,
+            "gpu_memory_mib": max(use.memory_mib for use in gpu_uses) if gpu_uses else None,
+            "copies_per_s": statistics.median(2 * train.updates_per_s for train, _ in rounds),
+        }
     share = trained.runtime.eval_cpu_share
     return {
         "env": trained.env.env,
@@ -113,5 +125,6 @@ def _result(training: Training, env_only: list[float], seconds: float) -> dict[s
         "staleness": statistics.median(train.staleness for train, _ in rounds),
         "first_update_s": training.first_update_s,
         "memory_mib": training.memory_mib,
+        **of_gpus,
         "rounds": [{"env_only_steps_per_s": play, "train_steps_per_s": train.steps_per_s} for train, play in rounds],
     }

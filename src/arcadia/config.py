@@ -171,7 +171,9 @@ class RuntimeConfig:
     num_workers: int | None = None
     """Workers. Default: hogwild one per core (at most total_envs), serial one."""
     gpu_ids: tuple[int, ...] = ()
-    """GPUs that hold the workers' models, in turn; the shared parameters stay on the CPU. Default: all on the CPU."""
+    """GPUs that hold the workers' models, in turn; the shared parameters stay on the CPU. Default: see device."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the workers' models are, unless gpu_ids says so: on the CPU, or on all GPUs that there are, in turn."""
     num_steps: tuple[int, ...] = (20,)
     """Decisions per environment in each rollout (T). Of several, worker k takes the k-th, cyclically."""
     eval_episodes: int = 5

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -115,7 +116,7 @@ class SquashedGaussian(NamedTuple):
 
     def entropy(self) -> Tensor:
         """Return the entropy of the Gaussian plus the mean of log |d tanh|, by quadrature."""
-        nodes, weights = (torch.as_tensor(part).to(self.mean) for part in (_NODES, _WEIGHTS))
+        nodes, weights = _quadrature(self.mean.device, self.mean.dtype)
         before = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes  # [..., D, 32]
         return self._gaussian.entropy() + (_log_slope(before) @ weights).sum(-1)
 
@@ -126,15 +127,24 @@ class SquashedGaussian(NamedTuple):
         return self._gaussian.is_finite()
 
 
+@cache
+def _quadrature(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights [32]."""
+    # Sent once: a CUDA graph cannot hold their way to a GPU.
+    nodes, weights = (torch.as_tensor(part).to(device, dtype) for part in (_NODES, _WEIGHTS))
+    return nodes, weights
+
+
 def _log_slope(x: Tensor) -> Tensor:
     """Return log(1 - tanh(x)^2), finite for large x."""
     return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
 
 
 def to_device(distribution: ActionDistribution, device: torch.device) -> ActionDistribution:
-    """Return the distribution with its parameters on `device`."""
+    """Return the distribution with its parameters on `device`; from a GPU they come in their turn."""
     kind: Any = type(distribution)
-    moved: ActionDistribution = kind(*(parameter.to(device) for parameter in cast(tuple[Tensor, ...], distribution)))
+    parameters = cast(tuple[Tensor, ...], distribution)
+    moved: ActionDistribution = kind(*(parameter.to(device, non_blocking=True) for parameter in parameters))
     return moved
 
 

@@ -2,40 +2,60 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from arcadia.config import LossConfig
+from arcadia.devices import GraphedFunction
 from arcadia.loss import Targets, actor_critic_loss
 from arcadia.models import ActorCritic, FlatParameters
 from arcadia.types import Loss, Rollout
 
 
-def compute_gradient(
-    model: ActorCritic,
-    parameters: FlatParameters,
-    rollout: Rollout,
-    targets: Targets,
-    config: LossConfig,
-) -> tuple[Tensor, Loss, float]:
-    """Backpropagate the loss of one rollout through the model.
+class Learner:
+    """Backpropagates the loss of rollouts through a model, on the model's device.
 
     Args:
         model: its parameters are views of `parameters`.
-        rollout: T actions of B environments; its activations are of these parameters, or empty.
-        targets: advantage and return of each row.
-
-    Returns:
-        gradient [P] float32, each of the model's parameter groups clipped to the norm `config.max_grad_norm` (in a
-        buffer that the next call overwrites); the detached loss; the norm of the whole before clipping.
+        config: the loss.
     """
-    parameters.zero_gradient()
-    output = model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state, rollout.activations)
-    loss = actor_critic_loss(output, rollout, targets, config)
-    loss.total.backward()  # type: ignore[no-untyped-call]
-    gradient = parameters.gradient()
-    norms = []
-    for group in model.parameter_groups():
-        norms.append(float(gradient[group].norm()))
-        if norms[-1] > config.max_grad_norm:
-            gradient[group].mul_(config.max_grad_norm / norms[-1])
-    return gradient, Loss(*(part.detach() for part in loss)), math.hypot(*norms)
+
+    def __init__(self, model: ActorCritic, parameters: FlatParameters, config: LossConfig) -> None:
+        self._model, self._parameters, self._config = model, parameters, config
+        self._groups = model.parameter_groups()
+        self._run = GraphedFunction(self._backpropagate, model.device, as_graph=model.runs_as_graph)
+
+    def compute_gradient(
+        self, rollout: Rollout, targets: Targets, entropy_coefficient: float | None = None
+    ) -> tuple[Tensor, Loss, float]:
+        """Compute the gradient of one rollout.
+
+        Args:
+            rollout: T actions of B environments; its activations are of the model's parameters, or empty.
+            targets: advantage and return of each row.
+            entropy_coefficient: in place of the one in the config.
+
+        Returns:
+            gradient [P] float32, each of the model's parameter groups clipped to the norm `config.max_grad_norm` (in a
+            buffer that the next call overwrites); the detached loss (likewise); the norm of the whole before clipping.
+        """
+        if entropy_coefficient is None:
+            entropy_coefficient = self._config.entropy_coefficient
+        coefficient = torch.full((), entropy_coefficient, device=self._model.device)
+        loss: Loss = self._run(coefficient, *targets, *rollout.tensors(), *rollout.activations)
+        gradient = self._parameters.gradient()
+        norms = []
+        for group in self._groups:
+            norms.append(float(gradient[group].norm()))
+            if norms[-1] > self._config.max_grad_norm:
+                gradient[group].mul_(self._config.max_grad_norm / norms[-1])
+        return gradient, loss, math.hypot(*norms)
+
+    def _backpropagate(self, entropy_coefficient: Tensor, advantage: Tensor, return_: Tensor, *tensors: Tensor) -> Loss:
+        """Leave the gradient in the parameters' buffers; return the detached loss. `tensors` are the rollout's."""
+        rollout = Rollout.of(tensors)
+        self._parameters.zero_gradient()
+        output = self._model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state, rollout.activations)
+        loss = actor_critic_loss(output, rollout, Targets(advantage, return_), self._config, entropy_coefficient)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return Loss(*(part.detach() for part in loss))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import LossConfig
+from arcadia.devices import send
 from arcadia.returns import gae, n_step_returns
 from arcadia.types import Loss, ModelOutput, Rollout
 
@@ -18,7 +19,7 @@ class Targets(NamedTuple):
 
     def to(self, device: torch.device) -> "Targets":
         """Return the targets on `device`."""
-        return Targets(*(target.to(device) for target in self))
+        return Targets(*(send(target, device) for target in self))
 
     def environments(self, index: Tensor) -> "Targets":
         """Return the targets of the environments in `index` ([b] int64) only."""
@@ -42,7 +43,13 @@ def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
     return Targets(advantage, return_)
 
 
-def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, config: LossConfig) -> Loss:
+def actor_critic_loss(
+    output: ModelOutput,
+    rollout: Rollout,
+    targets: Targets,
+    config: LossConfig,
+    entropy_coefficient: Tensor | None = None,
+) -> Loss:
     """Compute the A3C loss (Mnih et al. 2016, arXiv:1602.01783, section 4) over valid rows.
 
     policy = -log pi(a|s) * advantage; with a clip_range, PPO's clipped surrogate instead (Schulman et al. 2017,
@@ -57,6 +64,7 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
         output: policy and value [T, B] of the first T rows.
         rollout: T actions.
         targets: advantage, return_ [T, B].
+        entropy_coefficient: [] float32, in place of the one in `config`.
 
     Raises:
         ValueError: shapes disagree.
@@ -84,6 +92,7 @@ def actor_critic_loss(output: ModelOutput, rollout: Rollout, targets: Targets, c
     policy_loss = reduce(policy, chosen)
     value_loss = reduce((targets.return_ - output.value).square(), rollout.valid)
     mean_entropy = reduce(entropy, chosen)
-    total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * mean_entropy
+    weight = config.entropy_coefficient if entropy_coefficient is None else entropy_coefficient
+    total = policy_loss + config.value_coefficient * value_loss - weight * mean_entropy
     clip_fraction = (clipped & chosen).sum() / chosen.sum().clamp(min=1)
     return Loss(total, policy_loss, value_loss, mean_entropy, clip_fraction)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import EnvConfig
-from arcadia.devices import CPU
+from arcadia.devices import CPU, GraphedFunction, send, wait_for
 from arcadia.distributions import concatenate, to_device
 from arcadia.envs import VectorEnv
 from arcadia.errors import DivergedError
@@ -55,8 +55,8 @@ class EpisodeTracker:
 class RolloutCollector:
     """Plays B environments with a model, T decisions at a time.
 
-    Where the model is on a GPU, raw observations go there and what it says comes back; inputs, recurrent state and
-    activations stay there.
+    Where the model is on a GPU, raw observations go there and what it says comes back; inputs and recurrent state stay
+    there, and no activations are kept.
 
     Everything about the border between episodes is carried from one rollout to the next. The tensors of a rollout are
     reused: they hold until the next `collect`.
@@ -88,8 +88,11 @@ class RolloutCollector:
     ) -> None:
         self._env, self._model, self._stopwatch = env, model, stopwatch
         self._config, self._gamma, self._reset_on_life_loss = config, gamma, reset_on_life_loss
-        self._keep_activations, self._generator = keep_activations, generator
+        self._generator = generator
+        # A graph overwrites its outputs, and computes them again sooner than they would be kept.
+        self._keep_activations = keep_activations and not model.runs_as_graph
         self._device = model.device
+        self._run = GraphedFunction(model, self._device, as_graph=model.runs_as_graph)
         size = (num_steps, env.num_envs)
         self._inputs = torch.empty(
             num_steps + 1, env.num_envs, *model.input_shape, dtype=model.dtype, device=self._device
@@ -159,7 +162,7 @@ class RolloutCollector:
             self._shifted = step.shifted
             self._next_is_first = starts_anew(step, self._resetting, self._reset_on_life_loss)
             self._resetting = step.reset_next
-        self._state = state
+        self._state = state.clone()  # the next output may take its place
         values.append(self._forward(len(self._action), state).value)
 
         policy = concatenate(policies)  # [T, B]
@@ -206,9 +209,11 @@ class RolloutCollector:
         else:
             self._model.normalizer.advance(self._observation, self._inputs[t], self._inputs[t - 1], self._shifted)
         self._is_first[t] = self._next_is_first
-        is_first = torch.from_numpy(self._is_first[t : t + 1]).to(self._device)
-        output: ModelOutput = self._model(self._inputs[t : t + 1], is_first, state)
-        return output._replace(policy=to_device(output.policy, CPU), value=output.value.to(CPU))
+        is_first = send(torch.from_numpy(self._is_first[t : t + 1]), self._device)
+        output: ModelOutput = self._run(self._inputs[t : t + 1], is_first, state)
+        policy, value = to_device(output.policy, CPU), output.value.to(CPU, non_blocking=True)
+        wait_for(self._device)
+        return output._replace(policy=policy, value=value)
 
     def statistics(self) -> StatisticsUpdate | None:
         """Return what the last rollout adds to the shared statistics, if anything."""

@@ -18,6 +18,7 @@ import psutil
 import torch.multiprocessing
 
 from arcadia.config import EnvConfig
+from arcadia.devices import GpuUse, read_gpu_use
 from arcadia.envs import make_vector_env
 from arcadia.errors import ProcessError, UserError
 from arcadia.stop_signals import stop_signals_blocked
@@ -41,6 +42,8 @@ class Round(NamedTuple):
     frames_per_s: float
     time: dict[str, float]  # share of the workers' time, by part
     staleness: float
+    updates_per_s: float
+    gpu_use: GpuUse | None  # the mean of what was seen
 
 
 class Training:
@@ -51,18 +54,22 @@ class Training:
     Args:
         options: of `arcadia train`, without a limit or a run directory.
         run: its run directory.
+        gpu_ids: the GPUs to look at.
 
     Raises:
         UserError: training refuses its options.
         ProcessError: it failed, or nothing was heard of it for QUIET_SECONDS.
     """
 
-    def __init__(self, options: Sequence[str], num_workers: int, num_envs: int, run: Path) -> None:
-        self.num_workers, self.num_envs, self.run = num_workers, num_envs, run
+    def __init__(
+        self, options: Sequence[str], num_workers: int, num_envs: int, run: Path, gpu_ids: Sequence[int] = ()
+    ) -> None:
+        self.num_workers, self.num_envs, self.run, self._gpu_ids = num_workers, num_envs, run, gpu_ids
         self.rounds: list[Round] = []
         self.first_update_s = 0.0  # from the start of the command
         self.memory_mib = 0.0  # the most that was seen since then
         self._rows: Rows = []
+        self._gpu_uses: list[GpuUse] = []
         self._offset = 0  # in metrics.jsonl, of what is in _rows
         self._command = [sys.executable, "-m", "arcadia", "train", *options, "--total-steps", str(TOTAL_STEPS)]
         for flag, value in {"--num-workers": num_workers, "--num-envs": num_envs, "--run-dir": run}.items():
@@ -99,6 +106,7 @@ class Training:
         for process in reversed(self._tree()):
             with contextlib.suppress(psutil.Error):
                 process.resume()
+        self._gpu_uses.clear()
         self._wait_for(is_done)
         self._stop()
         rows = measured(self._rows)
@@ -113,6 +121,8 @@ class Training:
                     for name in sorted(shares)
                 },
                 staleness=statistics.fmean(row.get("staleness", 0.0) for row in rows),
+                updates_per_s=(rows[-1]["updates"] - rows[0]["updates"]) / elapsed,
+                gpu_use=GpuUse(*map(statistics.fmean, zip(*self._gpu_uses, strict=True))) if self._gpu_uses else None,
             )
         )
         return self.rounds[-1]
@@ -140,6 +150,8 @@ class Training:
                 raise ProcessError(f"training wrote no metrics for {QUIET_SECONDS:.0f} s: {self._last_words()}")
             if look_seconds == LOOK_SECONDS:
                 self.memory_mib = max(self.memory_mib, _memory(self._tree()) / 2**20)
+                if self._gpu_ids and (use := read_gpu_use(self._gpu_ids)) is not None:
+                    self._gpu_uses.append(use)
 
     def _read(self) -> bool:
         """Take in the new rows of training; return whether there were any."""

@@ -4,6 +4,7 @@ T: actions in a rollout. B: environments of one worker. S: width of the recurren
 An action is one of A choices, [...] int64, or D numbers, [..., D] float32, where -1 and 1 are the environment's bounds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arcadia.devices import send
 from arcadia.distributions import ActionDistribution
 
 BoolArray = NDArray[np.bool_]
@@ -73,9 +75,17 @@ class Rollout:
 
     def to(self, device: torch.device) -> "Rollout":
         """Return the rollout with all of its tensors on `device`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        activations = tuple(layer.to(device) for layer in tensors.pop("activations"))
-        return Rollout(**{name: tensor.to(device) for name, tensor in tensors.items()}, activations=activations)
+        return Rollout.of([send(tensor, device) for tensor in (*self.tensors(), *self.activations)])
+
+    def tensors(self) -> list[Tensor]:
+        """Return all fields but the activations."""
+        return [getattr(self, name) for name in _FIELDS]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Rollout":
+        """Return the rollout of these fields, in order, the activations one after the other."""
+        named = dict(zip(_FIELDS, tensors, strict=False))
+        return cls(**named, activations=tuple(tensors[len(_FIELDS) :]))
 
     def environments(self, index: Tensor) -> "Rollout":
         """Return the rollout of the environments in `index` ([b] int64) only."""
@@ -92,6 +102,9 @@ class Rollout:
             log_prob=self.log_prob[:, index],
             value=self.value[:, index],
         )
+
+
+_FIELDS = [field.name for field in fields(Rollout) if field.name != "activations"]
 
 
 class StatisticsUpdate(NamedTuple):

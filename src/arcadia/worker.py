@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from arcadia.config import LossConfig, TrainConfig
-from arcadia.devices import choose_device, translate_gpu_memory_errors
+from arcadia.config import TrainConfig
+from arcadia.devices import choose_device, send, translate_gpu_memory_errors
 from arcadia.envs import EnvFactory
 from arcadia.errors import DivergedError
-from arcadia.gradients import compute_gradient
+from arcadia.gradients import Learner
 from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import NOTHING, Counts, ParameterStore
@@ -59,6 +59,7 @@ class Worker:
         self._model = build_model(config.model, env.spec, seed=0, dtype=torso_dtype(config.model)).to(self._device)
         self._parameters = FlatParameters(self._model)
         self._store.pull(self._parameters)
+        self._learner = Learner(self._model, self._parameters, config.loss)
         self._stopwatch = Stopwatch()
         self._collector = RolloutCollector(
             env,
@@ -97,7 +98,10 @@ class Worker:
         except DivergedError as error:
             raise DivergedError(f"worker {self._worker} at update {version}: {error}") from None
         targets = compute_targets(rollout, self._config.loss)
-        config = self._loss_config()
+        loss_config = self._config.loss
+        entropy_coefficient = self._store.scheduled(
+            loss_config.entropy_coefficient, loss_config.entropy_schedule, loss_config.entropy_horizon
+        )
         collector = self._collector
         counts = Counts(int(rollout.valid.sum()), collector.frames, len(collector.episodes))
 
@@ -112,7 +116,7 @@ class Worker:
                 rollout = replace(rollout, activations=())  # they were those of other parameters
                 lap("optimizer")
             part = (rollout, targets) if index is None else (rollout.environments(index), targets.environments(index))
-            gradient, loss, norm = compute_gradient(self._model, self._parameters, *part, config)
+            gradient, loss, norm = self._learner.compute_gradient(*part, entropy_coefficient)
             lap("learning")
             if not math.isfinite(norm):
                 skipped.append(version)
@@ -132,7 +136,7 @@ class Worker:
             optimizer = self._config.optimizer
             metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))
             metrics["explained_variance"] = variance
-            metrics["entropy_coefficient"] = config.entropy_coefficient
+            metrics["entropy_coefficient"] = entropy_coefficient
             metrics["lr"] = self._store.scheduled(optimizer.lr, optimizer.schedule)
         lap("learning")
         seconds = self._stopwatch.read()
@@ -159,19 +163,13 @@ class Worker:
         if self._tainted_rollouts == MAX_TAINTED_ROLLOUTS:
             raise DivergedError(f"gradients of {MAX_TAINTED_ROLLOUTS} rollouts in a row were NaN or infinite, {advice}")
 
-    def _loss_config(self) -> LossConfig:
-        """Return the settings of the loss as they are at this point of the run."""
-        config = self._config.loss
-        coefficient = self._store.scheduled(config.entropy_coefficient, config.entropy_schedule, config.entropy_horizon)
-        return replace(config, entropy_coefficient=coefficient)
-
     def _minibatches(self) -> list[torch.Tensor | None]:
         """Return the environments of each update; None stands for all of them."""
         config = self._config.loss
         if config.num_minibatches == 1:
             return [None] * config.num_epochs
         return [
-            part.to(self._device)
+            send(part, self._device)
             for _ in range(config.num_epochs)
             for part in torch.randperm(self._config.envs_per_worker, generator=self._generator).chunk(
                 config.num_minibatches

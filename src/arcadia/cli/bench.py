@@ -76,13 +76,27 @@ def _print_one(result: dict[str, Any]) -> None:
         f"first update  after {result['first_update_s']:.1f} s\n"
         f"memory        {result['memory_mib']:,.0f} MiB"
     )
+    for name, text in _of_gpus(result).items():
+        print(f"{name:14}{text}")
+
+
+def _of_gpus(result: dict[str, Any]) -> dict[str, str]:
+    """Return what is said of GPUs, by name; nothing where the models are on the CPU."""
+    if "copies_per_s" not in result:
+        return {}
+    busy, memory = result["gpu_utilization"], result["gpu_memory_mib"]
+    return {
+        "GPU busy": "unknown" if busy is None else f"{busy:.0%}",
+        "GPU memory": "unknown" if memory is None else f"{memory:,.0f} MiB",
+        "copies": f"{result['copies_per_s']:,.0f}/s",
+    }
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:
     print(f"{_heading(results[0])}; env only and training in env_steps/s, memory in MiB")
     parts = list(results[0]["time"])
     columns = ["workers", "envs", "dtype", "env only", "training", "frames/s", "ratio", *parts, "staleness"]
-    rows = [[*columns, "first update", "memory"]]
+    rows = [[*columns, "first update", "memory", *_of_gpus(results[0])]]
     rows += [
         [
             str(result["num_workers"]),
@@ -96,6 +110,7 @@ def _print_table(results: list[dict[str, Any]]) -> None:
             f"{result['staleness']:.2f}",
             f"{result['first_update_s']:.1f} s",
             f"{result['memory_mib']:,.0f}",
+            *_of_gpus(result).values(),
         ]
         for result in results
     ]

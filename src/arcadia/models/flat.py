@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arcadia.devices import wait_for
+
 
 class _Segment(NamedTuple):
     """A run of parameters of one dtype."""
@@ -21,7 +23,7 @@ class FlatParameters:
     Where the model mixes dtypes, each run of equal dtype is one buffer.
 
     The vector is on the CPU, the model's buffers are where the model is. To a GPU and back it goes in one copy, through
-    pinned memory, and `load` and `gradient` return when the copy is complete.
+    pinned memory: all that the GPU is asked after `load` sees the new parameters, `gradient` waits for its copy.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,6 +42,7 @@ class FlatParameters:
         if self._device.type == "cuda":
             self._pinned_parameters = torch.empty(self.size, pin_memory=True)
             self._pinned_gradient = torch.empty(self.size, pin_memory=True)
+            self._loaded = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def _add_segment(self, run: list[nn.Parameter]) -> None:
         start = self._segments[-1].slice.stop if self._segments else 0
@@ -58,8 +61,9 @@ class FlatParameters:
     def load(self, flat: Tensor) -> None:
         """Copy `flat` [P] float32 into the model."""
         if self._device.type == "cuda":
+            self._loaded.synchronize()  # the last copy has left the pinned memory
             flat = self._pinned_parameters.copy_(flat).to(self._device, non_blocking=True)
-            torch.cuda.current_stream(self._device).synchronize()  # before the pinned memory is written to again
+            self._loaded.record(torch.cuda.current_stream(self._device))
         for segment in self._segments:
             segment.parameters.copy_(flat[segment.slice])
 
@@ -79,7 +83,7 @@ class FlatParameters:
         if self._device.type != "cuda":
             return self._flat_gradient
         self._pinned_gradient.copy_(self._flat_gradient, non_blocking=True)
-        torch.cuda.current_stream(self._device).synchronize()  # the optimizer reads it on the CPU
+        wait_for(self._device)
         return self._pinned_gradient
 
     def assert_views(self) -> None:

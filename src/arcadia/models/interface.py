@@ -75,6 +75,11 @@ class ActorCritic(nn.Module):
         return self.value.linear.weight.device
 
     @property
+    def runs_as_graph(self) -> bool:
+        """True where a CUDA graph can hold the model's kernels: on a GPU, unless the torso is the caller's own."""
+        return self.device.type == "cuda" and not isinstance(self.actor.torso, CustomTorso)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one model input."""
         return self.normalizer.input_shape

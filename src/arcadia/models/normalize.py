@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcadia.config import ModelConfig
-from arcadia.devices import CPU
+from arcadia.devices import CPU, send
 from arcadia.envs import EnvSpec
 from arcadia.models.space_to_depth import space_to_depth
 from arcadia.models.torsos import CONV_TORSOS
@@ -94,14 +94,14 @@ class ObservationNormalizer:
             mean, std = statistics[1:] / statistics[0]
             self._mean = mean.float().view(1)
             self._scale = 1 / std.float().clamp(min=self._floor).view(1)
-        self._mean, self._scale = self._mean.to(device), self._scale.to(device)
+        self._mean, self._scale = send(self._mean, device), send(self._scale, device)
 
     def apply(self, observation: Observations, out: Tensor) -> None:
         """Write the model input of `observation` [B, ...] into `out` [B, *input_shape] (the model's dtype and device).
 
         The observation goes to the device in its own dtype.
         """
-        raw = torch.from_numpy(observation).to(out.device)
+        raw = send(torch.from_numpy(observation), out.device)
         for frame, inputs in zip(raw.chunk(self._num_frames, 1), self._frames(out), strict=True):
             self._convert(frame, inputs)
 
@@ -113,12 +113,12 @@ class ObservationNormalizer:
             shifted: [B], each frame of the observation but the newest is the next one of the observation before.
         """
         self._shift(before, out)
-        self._convert(torch.from_numpy(self.newest(observation)).to(out.device), self._frames(out)[-1])
+        self._convert(send(torch.from_numpy(self.newest(observation)), out.device), self._frames(out)[-1])
         if not shifted.all():
             others = np.flatnonzero(~shifted)
             whole = torch.empty(len(others), *self.input_shape, dtype=out.dtype, device=out.device)
             self.apply(observation[others], whole)
-            out[torch.from_numpy(others).to(out.device)] = whole
+            out[send(torch.from_numpy(others), out.device)] = whole
 
     def _frames(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return views of the frames of model inputs, oldest first; vectors are one frame."""
@@ -159,7 +159,7 @@ class ObservationNormalizer:
         """
         rows = torch.from_numpy(newest[valid]).flatten(1)  # [N, K]
         if self._kind == "scalar":
-            return _decaying(rows.float())
+            return _decaying(rows)
         count = torch.tensor([float(len(rows))], dtype=torch.float64)
         sums = torch.zeros(2, self._num_elements, dtype=torch.float64)
         for part in torch.split(rows, PART):
@@ -174,7 +174,11 @@ def _decaying(rows: Tensor) -> tuple[float, Tensor]:
     """Return what N rows [N, K] leave of earlier averages, and what they add: weight, weighted mean and std."""
     ages = torch.arange(len(rows) - 1, -1, -1, dtype=torch.float64)
     weights = (1 - SCALAR_DECAY) * SCALAR_DECAY**ages  # [N]
-    moments = torch.stack((torch.ones(len(rows)), rows.mean(1), rows.std(1, correction=0)))  # [3, N]
+    moments = torch.ones(3, len(rows))
+    for part, moment in zip(torch.split(rows, PART), torch.split(moments, PART, 1), strict=True):
+        part = part.float()
+        moment[1] = part.mean(1)
+        moment[2] = (part - moment[1].unsqueeze(1)).square_().mean(1).sqrt_()
     return SCALAR_DECAY ** len(rows), moments.double() @ weights
 
 

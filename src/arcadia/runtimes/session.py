@@ -10,7 +10,7 @@ from typing import Literal
 
 from arcadia.checkpoint import Checkpoint, load_newest, restore
 from arcadia.config import EnvConfig, RuntimeConfig, TrainConfig
-from arcadia.devices import check_gpus
+from arcadia.devices import find_gpus
 from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.errors import DivergedError, ProcessError, UserError
 from arcadia.evaluation import evaluate_snapshot
@@ -88,6 +88,7 @@ def resume(
         "stop_score": stop_score,
         "num_workers": num_workers,
         "gpu_ids": gpu_ids,
+        "device": None if gpu_ids is None else "cuda" if gpu_ids else "cpu",
         "wandb": wandb,
         "quiet": quiet,
     }
@@ -134,9 +135,9 @@ def _check_limits(old: RuntimeConfig, new: RuntimeConfig, checkpoint: Checkpoint
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     """Fill in what depends on the machine: workers, dtype and run directory."""
     runtime, cores = config.runtime, num_cores()
-    check_gpus(runtime.gpu_ids)
+    gpu_ids = find_gpus(runtime.gpu_ids, runtime.device)
     num_workers = runtime.num_workers or (default_workers(config.env) if runtime.runtime == "hogwild" else 1)
-    config = dataclasses.replace(config, runtime=dataclasses.replace(runtime, num_workers=num_workers))
+    config = dataclasses.replace(config, runtime=dataclasses.replace(runtime, num_workers=num_workers, gpu_ids=gpu_ids))
     rows = num_workers * (max(runtime.num_steps) + 1) * config.envs_per_worker
     size = 4 * rows * math.prod(spec.observation_shape)
     if size > MAX_ROLLOUT_BYTES:
