@@ -1,5 +1,6 @@
 """Rollouts of scripted environments: every flag at every border, carried from one rollout to the next."""
 
+import copy
 import dataclasses
 import time
 from typing import Literal
@@ -390,7 +391,7 @@ def test_inputs_are_normalized_once_by_the_snapshot_of_their_rollout() -> None:
 
 @pytest.mark.parametrize("torso", ["mlp", "a3c"])
 @pytest.mark.parametrize("refill", [True, False])
-def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(
+def test_each_frame_of_a_stack_is_converted_once_by_the_snapshot_of_its_rollout(
     refill: bool, torso: Literal["mlp", "a3c"]
 ) -> None:
     """Breakout, in which lives and games end; the statistics change with every other rollout."""
@@ -410,24 +411,40 @@ def test_inputs_of_stacked_frames_are_those_of_the_whole_observation(
         shifted.append(timestep.shifted)
         return timestep
 
+    def converted(observation: np.ndarray, snapshots: list[int]) -> Tensor:
+        """Return the input whose frame i is converted with the normalizer of rollout snapshots[i]."""
+        frames = []
+        for i, snapshot in enumerate(snapshots):
+            whole = torch.empty(1, *model.input_shape)
+            normalizers[snapshot].apply(observation[None], out=whole)
+            frames.append(whole.chunk(4, 1 if torso == "mlp" else -1)[i])
+        return torch.cat(frames, 1 if torso == "mlp" else -1)[0]
+
     env.step, env.reset = step, reset
     generator = torch.Generator().manual_seed(0)
     collector = RolloutCollector(
         env, model, num_steps=50, config=config, gamma=0.9, generator=generator, stopwatch=Stopwatch()
     )
     statistics = torch.zeros(model.statistics_size, dtype=torch.float64)
+    snapshots = [[0] * 4 for _ in range(B)]  # by environment and frame
+    normalizers = []
+    mixed = 0
     for number in range(8):
+        normalizers.append(copy.deepcopy(model.normalizer))
         rollout = collector.collect()
         assert len(observations) == len(rollout.observation)
-        for observation, inputs in zip(observations, rollout.observation, strict=True):
-            expected = torch.empty(B, *model.input_shape)
-            model.normalizer.apply(observation, out=expected)
-            assert torch.equal(inputs, expected)
+        for row, (observation, inputs) in enumerate(zip(observations, rollout.observation, strict=True)):
+            for b in range(B):
+                if row > 0:
+                    snapshots[b] = [*snapshots[b][1:], number] if shifted[row - 51][b] else [number] * 4
+                assert torch.equal(inputs[b], converted(observation[b], snapshots[b]))
+                mixed += len(set(snapshots[b])) > 1
         del observations[:-1]
         statistics += collector.statistics().add
         if number % 2:
             model.load_statistics(statistics)
     assert 4 < sum(not row.all() for row in shifted) < len(shifted) / 4
+    assert mixed > 50  # rows: the first ones of each rollout but the first
     env.close()
 
 

@@ -204,8 +204,10 @@ class RolloutCollector:
         """Return the model's output [1, B] for the current observation, row t: policy and value on the CPU."""
         if self._observation.dtype != np.uint8 and not np.isfinite(self._observation).all():
             raise DivergedError("an observation is NaN or infinite: look for the reason in the environment")
-        if t == 0 or self._shifted is None:
+        if self._shifted is None:
             self._model.normalizer.apply(self._observation, self._inputs[t])
+        elif t == 0:  # the last rollout ended with this observation
+            self._inputs[0] = self._inputs[-1]
         else:
             self._model.normalizer.advance(self._observation, self._inputs[t], self._inputs[t - 1], self._shifted)
         self._is_first[t] = self._next_is_first

@@ -17,7 +17,7 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-PART = 64  # rows summed at a time, few enough to stay in the processor's cache
+PART = 16  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
 
@@ -109,7 +109,8 @@ class ObservationNormalizer:
         """Do as `apply` does, converting only the newest frame where the others are known.
 
         Args:
-            before: [B, *input_shape] the model input of the observations before, by the same statistics.
+            before: [B, *input_shape] the model input of the observations before. Frames keep the statistics that they
+                were converted with.
             shifted: [B], each frame of the observation but the newest is the next one of the observation before.
         """
         self._shift(before, out)
@@ -133,7 +134,10 @@ class ObservationNormalizer:
         raw = self._laid_out(raw)
         if self._kind == "none":
             out.copy_(raw)
-        elif self._kind == "scale":
+            return
+        if raw.dtype == torch.uint8:
+            raw = raw.float()  # vectorised, unlike arithmetic of two dtypes
+        if self._kind == "scale":
             out.copy_(raw * self._scale)
         else:
             out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
@@ -164,9 +168,9 @@ class ObservationNormalizer:
         sums = torch.zeros(2, self._num_elements, dtype=torch.float64)
         for part in torch.split(rows, PART):
             # float32 holds sums of fewer than 258 squared pixels exactly
-            part = part.float() if rows.dtype == torch.uint8 else part.double()
+            part = part.to(torch.float32 if rows.dtype == torch.uint8 else torch.float64, copy=True)
             sums[0] += part.sum(0)
-            sums[1] += part.square().sum(0)
+            sums[1] += part.square_().sum(0)
         return 1.0, torch.cat((count, sums.flatten()))
 
 
