@@ -168,7 +168,7 @@ class ObservationNormalizer:
         sums = torch.zeros(2, self._num_elements, dtype=torch.float64)
         for part in torch.split(rows, PART):
             # float32 holds sums of fewer than 258 squared pixels exactly
-            part = part.to(torch.float32 if rows.dtype == torch.uint8 else torch.float64, copy=True)
+            part = part.to(torch.float32 if rows.dtype == torch.uint8 else torch.float64)
             sums[0] += part.sum(0)
             sums[1] += part.square_().sum(0)
         return 1.0, torch.cat((count, sums.flatten()))
