@@ -88,6 +88,16 @@ def fork_server(pid: int) -> psutil.Process | None:
     return None
 
 
+def slice_ns(pid: int) -> int:
+    """Return how long Linux runs a process at a time; skips the test where it does not say."""
+    path = Path(f"/proc/{pid}/sched")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [int(line.split()[-1]) for line in lines if line.startswith("se.slice ")]
+    if not found:
+        pytest.skip("Linux from 6.12 on says for how long it runs a process")
+    return found[0]
+
+
 def shared_memory() -> set[str]:
     """Return what torch and multiprocessing have in /dev/shm."""
     folder = Path("/dev/shm")

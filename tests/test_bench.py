@@ -6,11 +6,12 @@ import time
 
 import psutil
 import pytest
-from command import needs_proc
+from command import fork_server, needs_proc, slice_ns
 
 from arcadia.cli.bench import print_results
+from arcadia.config import EnvConfig
 from arcadia.metrics import read_metrics
-from arcadia.speed import Training
+from arcadia.speed import Training, random_play
 
 
 @needs_proc
@@ -54,6 +55,19 @@ def test_training_stands_still_between_its_rounds_and_ends_with_them(tmp_path, m
         assert max(again.time[name] - speed.time[name] for name in speed.time) < 0.15
     assert seconds > 4
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree)
+
+
+@needs_proc
+def test_random_play_is_given_what_training_is():
+    slice_ns(os.getpid())
+    with random_play(EnvConfig("CartPole-v1"), 2, 4) as play:
+        assert play(0.1) > 0
+        server = fork_server(os.getpid())
+        players = server.children()
+        assert len(players) == 2
+        assert {slice_ns(player.pid) for player in players} == {50_000_000}
+        assert all(player.environ()["MALLOC_TRIM_THRESHOLD_"] for player in [server, *players])
+    assert not any(player.is_running() and player.status() != psutil.STATUS_ZOMBIE for player in players)
 
 
 def test_bench_prints_its_results(capsys):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command import slice_ns
 
+from arcadia import fork_server
 from arcadia.child import Context, Death
 from arcadia.parameters import share
 from arcadia.processes import Children
@@ -24,6 +26,12 @@ def register(context: Context, path: Path) -> None:
 
 def compute(context: Context, number: float) -> None:
     context.send(float(torch.tensor(number) * 1))
+
+
+def take_turns(context: Context, niceness: int) -> None:
+    os.nice(niceness)
+    fork_server.become_child(dict(os.environ))
+    context.send((slice_ns(os.getpid()), os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def run(job, argument, count: int) -> list:
@@ -56,3 +64,11 @@ def test_children_take_numbers_as_zero_that_processors_are_slow_at():
 def test_what_a_child_wanted_done_at_its_end_is_done(tmp_path):
     run(register, tmp_path / "closed", 1)
     assert (tmp_path / "closed").exists()
+
+
+def test_children_run_for_longer_at_a_time_and_keep_their_priority():
+    own = slice_ns(os.getpid())
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    assert run(take_turns, 0, 1) == [(50_000_000, niceness)]
+    assert run(take_turns, 3, 1) == [(50_000_000, niceness + 3)]
+    assert slice_ns(os.getpid()) == own < 50_000_000

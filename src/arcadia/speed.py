@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import torch.multiprocessing
 
+from arcadia import fork_server
 from arcadia.config import EnvConfig
 from arcadia.devices import GpuUse, read_gpu_use
 from arcadia.envs import make_vector_env
@@ -226,14 +228,15 @@ def env_only_steps_per_s(config: EnvConfig, num_workers: int, num_envs: int, sec
 
 @contextlib.contextmanager
 def random_play(config: EnvConfig, num_workers: int, num_envs: int) -> Iterator[Callable[[float], float]]:
-    """Start processes that play at random when asked to.
+    """Start processes, forked as workers are, that play at random when asked to.
 
     Yields a function that plays for so many seconds and returns the decisions per second.
 
     Raises:
         ProcessError: one of them ended or does not answer.
     """
-    context = torch.multiprocessing.get_context("spawn")
+    context: Any = torch.multiprocessing.get_context(fork_server.METHOD)
+    fork_server.start()
     pipes: list[Connection] = []
     processes = []
 
@@ -252,7 +255,9 @@ def random_play(config: EnvConfig, num_workers: int, num_envs: int) -> Iterator[
     try:
         for worker in range(num_workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_play, args=(theirs, config, num_envs, worker), daemon=True)
+            process = context.Process(
+                target=_play, args=(dict(os.environ), theirs, config, num_envs, worker), daemon=True
+            )
             with stop_signals_blocked():
                 process.start()
             theirs.close()
@@ -266,8 +271,9 @@ def random_play(config: EnvConfig, num_workers: int, num_envs: int) -> Iterator[
             process.join()
 
 
-def _play(connection: Connection, config: EnvConfig, num_envs: int, worker: int) -> None:
+def _play(environment: dict[str, str], connection: Connection, config: EnvConfig, num_envs: int, worker: int) -> None:
     """Step environments with random actions when asked to; send the rate of decisions per second."""
+    fork_server.become_child(environment)
     env = make_vector_env(config, num_envs=num_envs, seed=worker)
     env.reset()
     rng = np.random.default_rng(worker)
