@@ -638,14 +638,17 @@ def test_ctrl_c_stops_the_whole_group_within_seconds_and_leaves_a_checkpoint(sta
 
 
 @needs_proc
-@pytest.mark.parametrize("to_the_group", [False, True], ids=["main process", "whole group"])
-def test_sigterm_stops_cleanly(start, tmp_path, to_the_group):
-    """`kill` reaches the main process; `timeout` and service managers reach the whole group."""
+@pytest.mark.parametrize("sends", [[os.kill], [os.killpg], [os.kill, os.killpg]], ids=["kill", "service", "timeout"])
+def test_sigterm_stops_cleanly(start, tmp_path, sends):
+    """`kill` reaches the main process, service managers the whole group, `timeout` one after the other."""
     run = tmp_path / "run"
     cli = start("train", "pong", "--run-dir", run, "--num-workers", 1, "--eval-episodes", 0, *SMALL_PONG)
     cli.wait_for_learning(run)
-    (os.killpg if to_the_group else os.kill)(cli.process.pid, signal.SIGTERM)
+    for send in sends:
+        send(cli.process.pid, signal.SIGTERM)
+        time.sleep(0.02)
     assert cli.end() == 143, cli.stderr.read_text()
+    assert "checkpoint written: " in cli.stdout.read_text()
     cli.assert_nothing_is_left()
     consistent(run, num_workers=1, rollout=10)
 
