@@ -52,10 +52,11 @@ class Learner:
         return gradient, loss, math.hypot(*norms)
 
     def _backpropagate(self, entropy_coefficient: Tensor, advantage: Tensor, return_: Tensor, *tensors: Tensor) -> Loss:
-        """Leave the gradient in the parameters' buffers; return the detached loss. `tensors` are the rollout's."""
+        """Write the flat gradient; return the detached loss. `tensors` are the rollout's."""
         rollout = Rollout.of(tensors)
-        self._parameters.zero_gradient()
+        self._model.zero_grad()
         output = self._model(rollout.observation[:-1], rollout.is_first[:-1], rollout.state, rollout.activations)
         loss = actor_critic_loss(output, rollout, Targets(advantage, return_), self._config, entropy_coefficient)
         loss.total.backward()  # type: ignore[no-untyped-call]
+        self._parameters.write_gradient()
         return Loss(*(part.detach() for part in loss))

@@ -13,14 +13,13 @@ class _Segment(NamedTuple):
 
     slice: slice  # in the flat vector [P]
     parameters: Tensor  # [n] buffer that the parameters are views of
-    gradients: Tensor  # [n] buffer that their gradients are views of
 
 
 class FlatParameters:
-    """Re-point a model's parameters and gradients to flat buffers, in the order of `parameters()`.
+    """Re-point a model's parameters to flat buffers, in the order of `parameters()`.
 
-    One flat float32 vector [P] stands for the whole model: `load` copies it in, `read` and `gradient` copy out.
-    Where the model mixes dtypes, each run of equal dtype is one buffer.
+    One flat float32 vector [P] stands for the whole model: `load` copies it in, `read` copies it out, and gradients are
+    written into another. Where the model mixes dtypes, each run of equal dtype is one buffer.
 
     The vector is on the CPU, the model's buffers are where the model is. To a GPU and back it goes in one copy, through
     pinned memory: all that the GPU is asked after `load` sees the new parameters, `gradient` waits for its copy.
@@ -38,7 +37,7 @@ class FlatParameters:
             run.append(parameter)
         self._add_segment(run)
         self._device = self._segments[0].parameters.device
-        self._flat_gradient = torch.zeros(self.size, device=self._device)
+        self._gradient = torch.zeros(self.size, device=self._device)
         if self._device.type == "cuda":
             self._pinned_parameters = torch.empty(self.size, pin_memory=True)
             self._pinned_gradient = torch.empty(self.size, pin_memory=True)
@@ -48,15 +47,13 @@ class FlatParameters:
         start = self._segments[-1].slice.stop if self._segments else 0
         size = sum(parameter.numel() for parameter in run)
         buffer = torch.empty(size, dtype=run[0].dtype, device=run[0].device)
-        gradients = torch.zeros_like(buffer)
         offset = 0
         for parameter in run:
             end = offset + parameter.numel()
             buffer[offset:end] = parameter.detach().flatten()
             parameter.data = buffer[offset:end].view(parameter.shape)
-            parameter.grad = gradients[offset:end].view(parameter.shape)
             offset = end
-        self._segments.append(_Segment(slice(start, start + size), buffer, gradients))
+        self._segments.append(_Segment(slice(start, start + size), buffer))
 
     def load(self, flat: Tensor) -> None:
         """Copy `flat` [P] float32 into the model."""
@@ -71,33 +68,31 @@ class FlatParameters:
         """Return a float32 copy [P] of the parameters."""
         return torch.cat([segment.parameters.float() for segment in self._segments]).cpu()
 
-    def zero_gradient(self) -> None:
-        """Zero the gradient buffers. (`zero_grad` would set `.grad` to None and break the views.)"""
-        for segment in self._segments:
-            segment.gradients.zero_()
+    def write_gradient(self) -> None:
+        """Write the parameters' gradients, of those that have none 0, into the flat one."""
+        offset = 0
+        for parameter in self._model.parameters():
+            place = self._gradient[offset : offset + parameter.numel()].view(parameter.shape)
+            if parameter.grad is None:
+                place.zero_()
+            else:
+                place.copy_(parameter.grad)
+            offset += parameter.numel()
 
     def gradient(self) -> Tensor:
-        """Return the gradient [P] float32, in a buffer that the next call overwrites."""
-        for segment in self._segments:
-            self._flat_gradient[segment.slice] = segment.gradients
+        """Return the gradient [P] float32 that was written last, in a buffer on the CPU that the next overwrites."""
         if self._device.type != "cuda":
-            return self._flat_gradient
-        self._pinned_gradient.copy_(self._flat_gradient, non_blocking=True)
+            return self._gradient
+        self._pinned_gradient.copy_(self._gradient, non_blocking=True)
         wait_for(self._device)
         return self._pinned_gradient
 
     def assert_views(self) -> None:
-        """Assert that parameters and gradients still live in the flat buffers."""
-        starts = {
-            segment.slice.start: (segment.parameters.data_ptr(), segment.gradients.data_ptr())
-            for segment in self._segments
-        }
-        offset = pointer = gradient_pointer = 0
+        """Assert that the parameters still live in the flat buffers."""
+        starts = {segment.slice.start: segment.parameters.data_ptr() for segment in self._segments}
+        offset = pointer = 0
         for parameter in self._model.parameters():
-            pointer, gradient_pointer = starts.get(offset, (pointer, gradient_pointer))
-            assert parameter.grad is not None
+            pointer = starts.get(offset, pointer)
             assert parameter.data_ptr() == pointer, "a parameter left its flat buffer"
-            assert parameter.grad.data_ptr() == gradient_pointer, "a gradient left its flat buffer"
             pointer += parameter.numel() * parameter.element_size()
-            gradient_pointer += parameter.numel() * parameter.element_size()
             offset += parameter.numel()
