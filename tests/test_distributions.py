@@ -105,6 +105,15 @@ def test_categorical_agrees_with_torch_distributions() -> None:
     torch.testing.assert_close(counts.float().mean(0), oracle.probs[..., 1], atol=0.05, rtol=0)
 
 
+def test_categorical_actions_are_those_that_multinomial_draws_with_the_same_numbers() -> None:
+    logits = 2 * torch.randn(50, 64, 6, generator=torch.Generator().manual_seed(0))
+    actions = Categorical(logits).sample(torch.Generator().manual_seed(1))
+    drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(actions.flatten(), drawn.squeeze(1))
+    frequencies = torch.nn.functional.one_hot(actions, 6).float().mean((0, 1))
+    torch.testing.assert_close(frequencies, logits.softmax(-1).mean((0, 1)), atol=0.015, rtol=0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_said(bad: float) -> None:
     good, tainted = torch.ones(2, 2), torch.tensor([[1.0, 1.0], [1.0, bad]])

@@ -141,16 +141,19 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("before", [0, 16, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_blocks_of_pixels_are_single_pixels_whatever_their_layout_in_memory(
-    n: int, dtype: torch.dtype, layout: str
+    n: int, dtype: torch.dtype, layout: str, before: int
 ) -> None:
     images = LAYOUTS[layout](torch.arange(2 * 3 * 12 * 24).view(2, 3, 12, 24).to(dtype))
-    blocks = space_to_depth(images, n)
     channels = images.shape[1]
-    assert blocks.shape == (2, 12 // n, 24 // n, channels * n * n)
+    larger = torch.zeros(2, 12 // n, 24 // n, before + channels * n * n, dtype=dtype)
+    blocks = larger[..., before:]
+    space_to_depth(images, n, blocks)
+    assert larger[..., :before].count_nonzero() == 0
     for c, y, x in np.ndindex(channels, 12, 24):
         assert torch.equal(blocks[:, y // n, x // n, (c * n + y % n) * n + x % n], images[:, c, y, x])
 
@@ -161,7 +164,9 @@ def test_convolution_of_blocks_is_the_one_of_pixels(kernel_size: int, n: int) ->
     convolution, pixels = SpaceToDepthConv2d(3, 5, kernel_size, n), nn.Conv2d(3, 5, kernel_size, n)
     pixels.load_state_dict(convolution.state_dict())
     images = torch.randn(2, 3, 12, 24)
-    of_blocks, of_pixels = convolution(space_to_depth(images, n).movedim(-1, 1)), pixels(images)
+    blocks = torch.empty(2, 12 // n, 24 // n, 3 * n * n)
+    space_to_depth(images, n, blocks)
+    of_blocks, of_pixels = convolution(blocks.movedim(-1, 1)), pixels(images)
     torch.testing.assert_close(of_blocks, of_pixels)
     for output in (of_blocks, of_pixels):
         output.square().sum().backward()

@@ -17,7 +17,7 @@ from arcadia.types import BoolArray, Observations
 PIXEL_STD_FLOOR = 5.0
 VECTOR_STD_FLOOR = 0.01
 CLIP = 20.0
-PART = 16  # rows summed at a time, few enough to stay in the processor's cache
+PART = 32  # rows summed at a time, few enough to stay in the processor's cache
 SCALAR_DECAY = 0.9999  # per observation
 
 
@@ -89,7 +89,7 @@ class ObservationNormalizer:
             mean = sums / self._count
             variance = (squares / self._count - mean.square()).clamp(min=0)
             scale = (variance + self._floor**2).rsqrt()
-            self._mean, self._scale = (self._laid_out(x.float().unsqueeze(0)).contiguous() for x in (mean, scale))
+            self._mean, self._scale = mean.float(), scale.float()
         elif self._kind == "scalar":
             mean, std = statistics[1:] / statistics[0]
             self._mean = mean.float().view(1)
@@ -125,22 +125,20 @@ class ObservationNormalizer:
         """Return views of the frames of model inputs, oldest first; vectors are one frame."""
         return inputs.chunk(self._num_frames, -1 if self._block_size else 1)
 
-    def _laid_out(self, frame: Tensor) -> Tensor:
-        """Put frames [B, *frame] in the order of the model's inputs."""
-        return space_to_depth(frame, self._block_size) if self._block_size else frame
-
     def _convert(self, raw: Tensor, out: Tensor) -> None:
         """Write one frame of the model inputs, made of raw ones [B, *frame]."""
-        raw = self._laid_out(raw)
-        if self._kind == "none":
-            out.copy_(raw)
-            return
-        if raw.dtype == torch.uint8:
-            raw = raw.float()  # vectorised, unlike arithmetic of two dtypes
-        if self._kind == "scale":
-            out.copy_(raw * self._scale)
+        values = raw
+        if self._kind != "none":
+            # Bytes become float32 first, which is vectorised, unlike arithmetic of two dtypes.
+            values = raw.to(torch.promote_types(raw.dtype, torch.float32), copy=True)
+            if self._kind == "scale":
+                values *= self._scale
+            else:
+                values.sub_(self._mean).mul_(self._scale).clamp_(-CLIP, CLIP)
+        if self._block_size:
+            space_to_depth(values.to(out.dtype), self._block_size, out)
         else:
-            out.copy_((raw - self._mean).mul_(self._scale).clamp_(-CLIP, CLIP))
+            out.copy_(values)
 
     def _shift(self, before: Tensor, out: Tensor) -> None:
         """Copy all frames of a stack but the oldest one place on; the newest is still to be written."""
