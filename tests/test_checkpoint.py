@@ -361,6 +361,18 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
     assert (tmp_path / "lock").read_text() == ""
 
 
+def test_a_new_owner_removes_what_a_killed_trainer_was_writing_and_nothing_else(tmp_path):
+    for folder in ("checkpoints", "videos", "evaluations"):
+        (tmp_path / folder).mkdir()
+    own = [".config.json.tmp", "checkpoints/.000000000900.safetensors.tmp", "videos/.training-000000000900.tmp.mp4"]
+    foreign = [".notes.tmp", "videos/.sampled-newest-000000000900-game.tmp.mp4", "evaluations/.greedy.json.tmp"]
+    for name in own + foreign:
+        (tmp_path / name).write_bytes(b"torn")
+    with lock_run(tmp_path):
+        pass
+    assert [name for name in own + foreign if (tmp_path / name).exists()] == foreign
+
+
 def toy(run: Path, **settings: object) -> TrainConfig:
     defaults = {
         "runtime": "serial",

@@ -19,12 +19,15 @@ import pytest
 import torch
 
 from arcadia import __version__
-from arcadia.checkpoint import load_checkpoint, newest_checkpoint
+from arcadia.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from arcadia.cli import main
+from arcadia.cli.train import parse_config
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig
+from arcadia.errors import UserError
 from arcadia.metrics import read_metrics
 from arcadia.recipes import RECIPES
 from arcadia.run_directory import load_config
+from arcadia.validation import with_settings
 
 TINY = ["--runtime", "serial", "--eval-episodes", "0", "--num-envs", "3", "--num-steps", "5"]
 TINY += ["--num-minibatches", "1", "--total-steps", "60"]
@@ -131,6 +134,23 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(arcadia, tmp_path, arg
     run = tmp_path / "run"
     assert_one_line(arcadia("train", *arguments, "--run-dir", run), *named)
     assert not run.exists(), "nothing is written"
+
+
+@pytest.mark.parametrize("env", ["pong", "CartPole-v1"])
+def test_total_envs_are_those_of_all_workers_whatever_the_recipe(env):
+    by_command = parse_config([env, "--total-envs", "64", "--num-workers", "4"], prog="arcadia train")
+    recipe = RECIPES[by_command.recipe].config
+    assert recipe.env.num_envs is not None
+    assert by_command == with_settings(recipe, {"env": env, "total_envs": 64, "num_workers": 4})
+    assert by_command.envs_per_worker == 16
+    with pytest.raises(UserError, match="give one of them"):
+        with_settings(recipe, {"total_envs": 64, "num_envs": 8})
+
+
+def test_two_numbers_of_environments_are_refused(arcadia, tmp_path):
+    sizes = ("--num-envs", 8, "--total-envs", 64)
+    assert_one_line(arcadia("train", "pong", *sizes, "--run-dir", tmp_path / "run"), "give one of them")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_while_arguments_are_parsed_is_no_mistake_in_them(arcadia, monkeypatch):
@@ -246,6 +266,11 @@ def test_a_limit_that_a_run_has_reached_is_refused_and_not_written(arcadia, own_
     named = f"total_steps counts from the run's start, and it has {steps}: give more, got {steps}"
     assert_one_line(arcadia("resume", own_run, "--total-steps", steps), named)
     assert_one_line(arcadia("resume", own_run, "--total-minutes", 1e-9), "total_minutes counts from the run's start")
+    checkpoint = load_checkpoint(path)
+    checkpoint.progress["recent_returns"] = [20.0, 22.0] * 50
+    save_checkpoint(path, checkpoint)
+    named = "stop_score: the last 100 episodes average 21.00 already: give more, got 21"
+    assert_one_line(arcadia("resume", own_run, "--stop-score", 21), named)
     assert (own_run / "config.json").read_bytes() == before
     ended = arcadia("resume", own_run, "--total-steps", load_config(own_run).runtime.total_steps)
     assert ended.code == 0, "a command may be repeated"

@@ -1,5 +1,9 @@
 """What an environment id stands for."""
 
+import subprocess
+import sys
+
+import gymnasium
 import pytest
 
 from arcadia.envs.factory import find
@@ -49,6 +53,25 @@ def test_id_stands_for_its_protocol(name: str) -> None:
 @pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Blackjack-v1"])
 def test_gymnasium_ids_stand_for_themselves(name: str) -> None:
     assert find(name) == name
+
+
+def test_an_environment_that_is_registered_under_the_name_of_a_game_is_taken() -> None:
+    gymnasium.register("Tetris-v0", entry_point="toy_envs:Memory")
+    try:
+        assert find("Tetris-v0") == "Tetris-v0"
+        assert isinstance(find("Tetris-v4"), AtariName)
+    finally:
+        del gymnasium.registry["Tetris-v0"]
+
+
+@pytest.mark.parametrize("name", ["pong", "ALE/Pong-v5", "Pong-v0", "BreakoutDeterministic-v4", "SpaceInvaders-v3"])
+def test_without_its_extra_an_atari_id_names_the_extra(name: str) -> None:
+    code = (
+        f"import sys\nsys.modules['ale_py'] = None\nfrom arcadia.cli import main\nsys.exit(main(['train', {name!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == 'arcadia: error: Atari environments need an extra: pip install "arcadia[atari]"\n'
 
 
 @pytest.mark.parametrize(

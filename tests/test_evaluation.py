@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from toy_envs import (
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, save_best
 from arcadia.child import STOP_SECONDS
 from arcadia.config import TrainConfig
-from arcadia.envs import EnvFactory, make_camera, make_vector_env, spec_of
+from arcadia.envs import EnvFactory, EnvSpec, make_camera, make_vector_env, spec_of
 from arcadia.errors import ProcessError, UserError
 from arcadia.evaluation import PeriodicEvaluator, evaluate_run, load_run_snapshot, save_evaluation, summarize
 from arcadia.metrics import read_metrics
@@ -45,7 +46,7 @@ from arcadia.models import FlatParameters, build_model
 from arcadia.parameters import Snapshot
 from arcadia.player import Evaluation, Player
 from arcadia.runtimes import train
-from arcadia.types import Episode
+from arcadia.types import Episode, Timestep
 from arcadia.video import replay
 
 
@@ -81,6 +82,20 @@ def test_the_interval_of_many_games_is_the_normal_one():
     assert low == pytest.approx(scores.mean() - half_width, abs=0.05 * half_width)
     assert high == pytest.approx(scores.mean() + half_width, abs=0.05 * half_width)
     assert summarized(games(scores.tolist()), "pong")["ci95"] == [low, high], "the resamples have a fixed seed"
+
+
+def test_the_interval_of_very_many_games_takes_little_memory():
+    """It is the one of all resamples at once, which would take half a gigabyte."""
+    scores = np.random.default_rng(3).normal(50, 8, 3000)
+    tracemalloc.start()
+    try:
+        interval = summarized(games(scores.tolist()), "pong")["ci95"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+    draws = np.random.default_rng(0).choice(scores, (10_000, 3000))
+    assert interval == np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
 
 
 def test_the_summary_of_one_game_is_that_game():
@@ -356,6 +371,8 @@ def test_the_best_and_the_newest_parameters_are_different_ones(trained, tmp_path
     assert newest["scores"] != best["scores"]
     assert save_evaluation(run, newest) != save_evaluation(run, best)
     assert best["checkpoint"] == "best/checkpoint.safetensors"
+    other = evaluate_run(run, episodes=4, seed=7).result
+    assert save_evaluation(run, other).name == save_evaluation(run, newest).stem + "-seed-7.json", "none is overwritten"
 
 
 def test_scores_are_raw_where_learning_clips_rewards(tmp_path):
@@ -414,6 +431,45 @@ def test_a_game_that_never_ends_is_given_up(tmp_path, monkeypatch, capsys):
     assert not [row for row in read_metrics(run) if row["kind"] == "evaluation"]
     with pytest.raises(UserError, match=r"^a game has not ended within 50 decisions: the environment needs a limit$"):
         evaluate_run(run, episodes=2, make_env=make_endless)
+
+
+class Uneven:
+    """Two games that stand still once they are dismissed: the first always lasts 5 decisions, the second 40."""
+
+    num_envs = 2
+    spec = EnvSpec((4,), np.dtype(np.float32), 2, is_emulated=True)
+
+    def __init__(self) -> None:
+        self._lengths, self._stands = np.array([5, 40]), np.zeros(2, np.bool_)
+        self._count = np.zeros(2, np.int64)
+
+    def reset(self) -> np.ndarray:
+        return np.zeros((2, 4), np.float32)
+
+    def step(self, action: np.ndarray) -> Timestep:
+        self._count[~self._stands] += 1
+        over = self._count == self._lengths
+        self._count[self._count > self._lengths] = 0  # the step of the reset
+        none = np.zeros(2, np.bool_)
+        return Timestep(self.reset(), np.ones(2, np.float32), over, none, over & ~self._stands, np.ones(2, np.int64))
+
+    def dismiss(self, index: int) -> None:
+        self._stands[index] = True
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_game_that_waits_for_longer_ones_is_no_endless_one(monkeypatch):
+    monkeypatch.setattr("arcadia.player.MAX_GAME_STEPS", 50)
+    config = configure(TOY, "CartPole-v1", Path("unused"), hidden_sizes=(4,))
+    player = Player(config, lambda *_, **__: Uneven(), num_envs=2, num_episodes=6, greedy=True, seed=1)
+    model = build_model(config.model, Uneven.spec, seed=1)
+    statistics = np.zeros(model.statistics_size)
+    player.start(Snapshot(FlatParameters(model).read().numpy(), statistics, 0, 0, 0))
+    while (evaluation := player.step()) is None:
+        pass
+    assert sorted(episode.length for episode in evaluation.episodes) == [5, 5, 5, 40, 40, 40]
 
 
 def test_an_environment_that_fails_in_an_evaluation_is_named(tmp_path):

@@ -1,19 +1,23 @@
 """What a run survives: processes that are killed, stopped or crash, and disks that are full or gone."""
 
+import contextlib
 import errno
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from command import Cli, fork_server, needs_proc
+from command import PATIENCE, Cli, fork_server, needs_proc
 
 from arcadia.checkpoint import load_checkpoint, newest_checkpoint
 from arcadia.files import LineWriter
@@ -306,6 +310,41 @@ def test_signals_at_the_start_end_it_quietly(start, tmp_path, after, number):
     assert time.monotonic() - asked < 15, "the bar is 5 s on an idle machine"
     assert cli.stderr.read_text() in ("", "interrupted\n")
     cli.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("survives", [False, True])
+def test_a_run_whose_terminal_is_closed_stops_with_a_checkpoint_unless_under_nohup(tmp_path, survives):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "arcadia", "train", "CartPole-v1", "--run-dir", run, *SMALL]
+    command = [*(["nohup"] if survives else []), *command, "--checkpoint-seconds", 3]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvp(command[0], list(map(str, command)))
+    os.set_blocking(terminal, False)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not env_steps(run):
+            with contextlib.suppress(OSError):  # nothing to read
+                os.read(terminal, 2**16)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family = psutil.Process(pid).children(recursive=True)
+        before = env_steps(run)
+        time.sleep(0.5)
+        os.close(terminal)
+        if survives:
+            while env_steps(run) == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGTERM)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except BaseException:
+        os.killpg(pid, signal.SIGKILL)
+        raise
+    assert code == 128 + (signal.SIGTERM if survives else signal.SIGHUP)
+    assert env_steps(run) > before
+    assert not psutil.wait_procs(family, timeout=5)[1]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_workers(start, tmp_path):

@@ -135,6 +135,8 @@ def test_games_with_one_run_each_have_no_interval_and_one_game_no_mean_of_games(
     assert row.groups()[:2] == ("2", "0.50"), "a run given twice is one"
     assert row[3] != "["
     assert "interquartile" not in write_report([pong], tmp_path / "out").read_text()
+    sticky = make_run(tmp_path / "s", [-10.7], "ALE/Pong-v5")
+    assert "interquartile" not in write_report([pong, sticky], tmp_path / "out").read_text(), "one game, two ids"
     other = make_run(tmp_path / "o", [30.5], "breakout", lr=0.5)
     assert "interquartile" not in write_report([pong, other], tmp_path / "out").read_text(), "other settings"
 
@@ -175,7 +177,11 @@ def test_names_of_any_kind_are_text(tmp_path: Path) -> None:
     [
         ("training-000000012000", "in training, at 12,000 env_steps"),
         ("sampled-best-000000097736-best-of-100", "sampled, best parameters, of 97,736 env_steps, best of 100"),
-        ("greedy-newest-000000000120-seed-7", "greedy, newest parameters, of 120 env_steps, seed 7"),
+        ("greedy-newest-000000000120-game-seed-7", "greedy, newest parameters, of 120 env_steps, game, seed 7"),
+        (
+            "sampled-newest-000000097736-env-ALE-Pong-v5-best-of-30-seed-8",
+            "sampled, newest parameters, of 97,736 env_steps, env-ALE-Pong-v5, best of 30, seed 8",
+        ),
         (
             "sampled-newest-000000097736-env-ALE-Pong-v5-worst-of-30",
             "sampled, newest parameters, of 97,736 env_steps, env-ALE-Pong-v5, worst of 30",
@@ -236,7 +242,7 @@ def test_the_page_works_in_a_browser_offline(trained: Path, tmp_path: Path, brow
     for card in browser.find_elements(By.CSS_SELECTOR, ".card"):
         assert card.get_property("scrollWidth") <= card.get_property("clientWidth"), "a table is cut off"
     caption = browser.find_element(By.CSS_SELECTOR, "figcaption").text
-    assert re.fullmatch(r"sampled, newest parameters, of 3,\d{3} env_steps, seed 2000000", caption)
+    assert re.fullmatch(r"sampled, newest parameters, of 3,\d{3} env_steps, game, seed 2000000", caption)
 
     video = browser.find_element(By.CSS_SELECTOR, "video")
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return arguments[0].readyState", video) >= 2)

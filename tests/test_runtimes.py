@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_training_gives_back_signal_handlers_and_torchs_settings(tmp_path):
         assert read() == before
     finally:
         torch.set_num_threads(num_threads)
+
+
+@pytest.mark.parametrize(("num_envs", "num_minibatches", "parts"), [(5, 4, 4), (3, 8, 3), (6, 3, 3)])
+def test_a_pass_has_as_many_minibatches_as_were_asked_for(tmp_path, num_envs, num_minibatches, parts):
+    config = cartpole(tmp_path / "run", num_envs=num_envs, num_minibatches=num_minibatches, num_epochs=2, total_steps=1)
+    train(config)
+    assert final(tmp_path / "run").counters[:, UPDATES].tolist() == [2 * parts]
+
+
+def test_training_runs_in_a_thread_too(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, cartpole(tmp_path / "run")).result().reason == "total_steps"
 
 
 def test_serial_training_takes_numbers_as_zero_that_processors_are_slow_at(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcadia.config import EnvConfig, TrainConfig
+from arcadia.config import EVALUATION_SEED, EnvConfig, TrainConfig
 from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, find, make_vector_env
 from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run, load_run_snapshot
@@ -121,7 +121,7 @@ def evaluate(
     greedy: bool = False,
     best: bool = False,
     num_envs: int = 64,
-    seed: int = 1_000_000,
+    seed: int = EVALUATION_SEED,
     env: str | None = None,
     noop_max: int | None = None,
     on_progress: Callable[[int], None] = lambda finished: None,

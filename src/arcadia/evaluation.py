@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arcadia.checkpoint import best_checkpoint, load_checkpoint, load_newest
-from arcadia.config import TrainConfig
+from arcadia.config import EVALUATION_SEED, TrainConfig
 from arcadia.envs import EnvFactory, game_of, make_vector_env, repeats_itself
 from arcadia.errors import DivergedError, UserError
 from arcadia.files import write_atomically
@@ -25,6 +25,7 @@ from arcadia.types import Episode
 from arcadia.validation import with_settings
 
 GREEDY_TURNS = 3  # while both modes play, one decision in greedy games for so many in sampled ones
+NUM_RESAMPLES = 10_000
 PATIENCE = 4_500  # decisions without a reward in training's evaluations: five minutes of Atari
 
 
@@ -38,8 +39,10 @@ def summarize(episodes: Sequence[Episode], env: str, *, greedy: bool) -> dict[st
     scores = np.array([episode.episode_return for episode in episodes])
     interval = None
     if len(scores) > 1 and not (greedy and repeats_itself(env)):
-        draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
-        interval = np.percentile(draws.mean(1), [2.5, 97.5]).tolist()
+        rng, rows = np.random.default_rng(0), 10**6 // len(scores) + 1  # resamples at a time, for memory's sake
+        sizes = [rows] * (NUM_RESAMPLES // rows) + [NUM_RESAMPLES % rows]
+        means = np.concatenate([rng.choice(scores, (size, len(scores))).mean(1) for size in sizes])
+        interval = np.percentile(means, [2.5, 97.5]).tolist()
     return {
         "episodes": len(scores),
         "distinct_episodes": len({(episode.episode_return, episode.length) for episode in episodes}),
@@ -284,7 +287,7 @@ def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    path = run / "evaluations" / f"{evaluation_name(result)}-{result['episodes']}.json"
+    path = run / "evaluations" / f"{evaluation_name(result, str(result['episodes']))}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, [(json.dumps(result, indent=2) + "\n").encode()])
@@ -293,8 +296,9 @@ def save_evaluation(run: Path, result: dict[str, Any]) -> Path:
     return path
 
 
-def evaluation_name(result: dict[str, Any]) -> str:
-    """Return what was played with, as part of a file's name."""
+def evaluation_name(result: dict[str, Any], what: str) -> str:
+    """Return the name, without its suffix, of a file that holds `what` of an evaluation."""
     which = "best" if result["checkpoint"].startswith("best/") else "newest"
     protocol = f"-{result['protocol']}" if result["protocol"] else ""
-    return f"{result['mode']}-{which}-{result['env_steps']:012d}{protocol}"
+    seed = "" if result["seed"] == EVALUATION_SEED else f"-seed-{result['seed']}"
+    return f"{result['mode']}-{which}-{result['env_steps']:012d}{protocol}-{what}{seed}"

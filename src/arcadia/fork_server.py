@@ -40,7 +40,7 @@ def start() -> None:
 def become_child(environment: Mapping[str, str]) -> None:
     """Make a forked process its parent's own: with its environment variables, ending with it, in long turns.
 
-    It is deaf to Ctrl-C and SIGTERM, as it was from its first moment if this module has started the server.
+    It is deaf to Ctrl-C, SIGTERM and SIGHUP, as it was from its first moment if this module has started the server.
     """
     end_with_parent()
     _take_long_turns()

@@ -155,7 +155,8 @@ class Player:
             self._record(action, output, step.reward)
         self._unrewarded = np.where((step.reward != 0) | self._resetting, 0, self._unrewarded + 1)
         ended = step.reset_next | (self._unrewarded >= self._patience)
-        for b, episode in self._tracker.add(step.reward, ~self._resetting, ended, None).items():
+        counts = ~self._resetting & (self._missing > 0)  # one whose games are over stands still, or plays on for nobody
+        for b, episode in self._tracker.add(step.reward, counts, ended, None).items():
             if self._missing[b] > 0:
                 self._episodes.append(episode)
                 self._missing[b] -= 1

@@ -16,6 +16,15 @@ from arcadia.errors import UserError
 from arcadia.files import read_json, write_atomically
 from arcadia.validation import config_from_dict
 
+TEMPORARY = (  # what a trainer has not written whole
+    ".config.json.tmp",
+    ".metrics.jsonl.tmp",
+    ".wandb_id.tmp",
+    "best/.*.safetensors.tmp",
+    "checkpoints/.*.safetensors.tmp",
+    "videos/.training-*.tmp.mp4",
+)
+
 
 @contextlib.contextmanager
 def new_run(run: Path, config: TrainConfig) -> Iterator[None]:
@@ -131,8 +140,8 @@ def lock_run(run: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read(20).strip()
             raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
-        for folder in (run, run / "checkpoints", run / "best", run / "videos"):  # left by a process that was killed
-            for temporary in folder.glob(".*.tmp*"):
+        for pattern in TEMPORARY:  # left by a trainer that was killed
+            for temporary in run.glob(pattern):
                 temporary.unlink(missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))

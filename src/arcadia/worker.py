@@ -165,15 +165,14 @@ class Worker:
 
     def _minibatches(self) -> list[torch.Tensor | None]:
         """Return the environments of each update; None stands for all of them."""
-        config = self._config.loss
+        config, num_envs = self._config.loss, self._config.envs_per_worker
         if config.num_minibatches == 1:
             return [None] * config.num_epochs
+        num_parts = min(config.num_minibatches, num_envs)
         return [
             send(part, self._device)
             for _ in range(config.num_epochs)
-            for part in torch.randperm(self._config.envs_per_worker, generator=self._generator).chunk(
-                config.num_minibatches
-            )
+            for part in torch.randperm(num_envs, generator=self._generator).tensor_split(num_parts)
         ]
 
 

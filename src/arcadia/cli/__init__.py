@@ -1,11 +1,12 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
 import os
-import signal
 import sys
 import threading
 import warnings
 from types import FrameType
+
+from arcadia.stop_signals import stop_signals_handled
 
 USAGE = """usage: arcadia COMMAND ...
 
@@ -27,12 +28,8 @@ commands:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_signals_handled(_end):
         return _run(arguments)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

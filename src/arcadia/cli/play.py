@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, parse
+from arcadia.config import EVALUATION_SEED
 from arcadia.errors import UserError
 from arcadia.run_directory import not_a_run
 
@@ -29,7 +30,7 @@ class EvalArguments:
     """Use the parameters of the best evaluation in training instead of the newest."""
     num_envs: int = 64
     """At most so many games at once, of Atari spread over two processes or more, of up to 32."""
-    seed: int = 1_000_000
+    seed: int = EVALUATION_SEED
     """Seed of games and sampling; never one that training uses."""
     env: str | None = None
     """Another id of the run's game, for its protocol: ALE/Pong-v5 has sticky actions. Default: the run's."""
@@ -148,7 +149,7 @@ def play(arguments: list[str]) -> int:
     if given.render:
         show(evaluated.config.env, recording, game)
     if writes_video:
-        print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, f"seed-{given.seed}")))
+        print(_record(evaluated, 0, given.video or _default_path(given.run, evaluated, "game")))
     return 0
 
 
@@ -165,10 +166,10 @@ def _check_video(run: Path, path: Path | None) -> None:
     check_video_path(path)
 
 
-def _default_path(run: Path, evaluated: "Evaluated", name: str) -> Path:
+def _default_path(run: Path, evaluated: "Evaluated", what: str) -> Path:
     from arcadia.evaluation import evaluation_name
 
-    return run / "videos" / f"{evaluation_name(evaluated.result)}-{name}.mp4"
+    return run / "videos" / f"{evaluation_name(evaluated.result, what)}.mp4"
 
 
 def _record(evaluated: "Evaluated", index: int, path: Path) -> str:

@@ -16,6 +16,7 @@ from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EnvFactory, EnvSpec, VectorEnv
 from arcadia.envs.names import AtariName, parse_atari_name, simplify
 from arcadia.errors import UserError, summary_of
+from arcadia.published import RANDOM_AND_HUMAN
 
 if TYPE_CHECKING:
     from arcadia.envs.atari import Atari
@@ -31,6 +32,8 @@ def find(name: str) -> AtariName | str:
     """
     if not name:
         raise UserError("no environment given: name one, such as pong, ALE/Pong-v5 or CartPole-v1")
+    if name in _registered():  # before Atari's games: a module may have given its own environment such a name
+        return name
     atari_games: dict[str, str] = {}
     try:
         from arcadia.envs import atari
@@ -46,10 +49,19 @@ def find(name: str) -> AtariName | str:
         return parsed
     if "Bullet" in name:
         _register_pybullet()
-    ids = {key for key in gymnasium.registry if not key.startswith(("ALE/", "phys2d", "tabular"))}
+    ids = _registered()
     if name in ids:
         return name
     raise UserError(f"unknown environment {name!r}{_closest(name, ids, atari_games)}")
+
+
+def _registered() -> set[str]:
+    """Return the ids that gymnasium knows, but for ale-py's and those that are vector environments in JAX."""
+    return {
+        key
+        for key, spec in gymnasium.registry.items()
+        if not key.startswith(("phys2d", "tabular")) and not str(spec.entry_point).startswith("ale_py")
+    }
 
 
 def _missing(package: str, extra: str) -> str:
@@ -107,7 +119,10 @@ def _silent(descriptor: int) -> Iterator[None]:
 
 
 def _looks_like_atari(name: str) -> bool:
-    return name not in gymnasium.registry and (name.islower() or "/" in name or "skip" in name)
+    if name in gymnasium.registry:
+        return False
+    known = {simplify(game): game for game in RANDOM_AND_HUMAN}
+    return name.islower() or "/" in name or "skip" in name or parse_atari_name(name, known) is not None
 
 
 def _closest(name: str, ids: set[str], atari_games: dict[str, str]) -> str:

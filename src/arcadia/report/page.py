@@ -135,10 +135,11 @@ def _caption(stem: str) -> str:
     """Return the name of a video file in words."""
     if found := re.fullmatch(r"training-(\d+)", stem):
         return f"in training, at {int(found[1]):,} env_steps"
-    if found := re.fullmatch(r"(\w+)-(newest|best)-(\d{12})-(.+-)?((?:worst|median|best)-of|seed)-(\d+)", stem):
-        mode, parameters, env_steps, protocol, game, number = found.groups("")
+    what = r"((?:worst|median|best)-of-\d+|game)(?:-(seed-\d+))?"
+    if found := re.fullmatch(rf"(\w+)-(newest|best)-(\d{{12}})-(.+?-)?{what}", stem):
+        mode, parameters, env_steps, protocol, game, seed = found.groups("")
         described = [mode, f"{parameters} parameters, of {int(env_steps):,} env_steps", protocol.rstrip("-")]
-        return ", ".join(filter(None, [*described, f"{game.replace('-', ' ')} {number}"]))
+        return ", ".join(filter(None, [*described, game.replace("-", " "), seed.replace("-", " ")]))
     return stem
 
 
@@ -164,11 +165,11 @@ def _aggregates(runs: list[Run]) -> list[dict[str, Any]]:
 
     rows = []
     for each in group(runs, NOT_COMPARED | {"env.env"}):
-        games: dict[str, list[float]] = {}
+        games: dict[str | None, list[float]] = {}
         for run in each.runs:
             human = None if run.score is None else human_normalized(run.game, run.score)
             if human is not None:
-                games.setdefault(run.config.env.env, []).append(human)
+                games.setdefault(run.game, []).append(human)
         if len(games) < 2:
             continue
         scores = [np.array(values) for values in games.values()]

@@ -15,7 +15,7 @@ from arcadia.envs import EnvFactory, EnvSpec, make_vector_env, spec_of
 from arcadia.errors import DivergedError, ProcessError, UserError
 from arcadia.evaluation import evaluate_snapshot
 from arcadia.films import check_films
-from arcadia.metrics import check_wandb
+from arcadia.metrics import WINDOW, RunningFigures, check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, Snapshot, create_shared_state, take_snapshot
@@ -130,6 +130,10 @@ def _check_limits(old: RuntimeConfig, new: RuntimeConfig, checkpoint: Checkpoint
             raise UserError(
                 f"{name} counts from the run's start, and it has {round(count, 2):,}: give more, got {limit:,}"
             )
+    figures = RunningFigures(checkpoint.progress.get("recent_returns", ()))
+    score, mean = new.stop_score, figures.mean_return
+    if score is not None and score != old.stop_score and mean is not None and mean >= score and figures.window_is_full:
+        raise UserError(f"stop_score: the last {WINDOW} episodes average {mean:.2f} already: give more, got {score:g}")
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:

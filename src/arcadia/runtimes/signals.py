@@ -1,25 +1,25 @@
-"""SIGINT and SIGTERM as a wish to stop."""
+"""Signals as a wish to stop."""
 
 import math
-import signal
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
+
+from arcadia.stop_signals import stop_signals_handled
 
 ECHO_SECONDS = 0.5  # `timeout` sends its signal to the process and then to the group that it is in
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag; a second signal, later than an echo, ends the process at once."""
+    """Turns STOP_SIGNALS into a flag; a second signal, later than an echo, ends the process at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._first = math.inf
-        self._previous: dict[int, Any] = {}
+        self._handled = stop_signals_handled(self._handle)
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        self._handled.__enter__()
         return self
 
     def __exit__(
@@ -28,8 +28,7 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(kind, error, traceback)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:
