@@ -319,6 +319,7 @@ def test_a_run_whose_terminal_is_closed_stops_with_a_checkpoint_unless_under_noh
     command = [*(["nohup"] if survives else []), *command, "--checkpoint-seconds", 3]
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be under nohup
         os.chdir(tmp_path)
         os.execvp(command[0], list(map(str, command)))
     os.set_blocking(terminal, False)
@@ -338,11 +339,13 @@ def test_a_run_whose_terminal_is_closed_stops_with_a_checkpoint_unless_under_noh
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             os.kill(pid, signal.SIGTERM)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     except BaseException:
         os.killpg(pid, signal.SIGKILL)
         raise
-    assert code == 128 + (signal.SIGTERM if survives else signal.SIGHUP)
+    assert os.waitstatus_to_exitcode(ended[1]) == 128 + (signal.SIGTERM if survives else signal.SIGHUP)
     assert env_steps(run) > before
     assert not psutil.wait_procs(family, timeout=5)[1]
 
