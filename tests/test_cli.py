@@ -23,7 +23,6 @@ from arcadia.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoi
 from arcadia.cli import main
 from arcadia.cli.train import parse_config
 from arcadia.config import EnvConfig, LossConfig, ModelConfig, OptimizerConfig, RuntimeConfig
-from arcadia.errors import UserError
 from arcadia.metrics import read_metrics
 from arcadia.recipes import RECIPES
 from arcadia.run_directory import load_config
@@ -143,14 +142,9 @@ def test_total_envs_are_those_of_all_workers_whatever_the_recipe(env):
     assert recipe.env.num_envs is not None
     assert by_command == with_settings(recipe, {"env": env, "total_envs": 64, "num_workers": 4})
     assert by_command.envs_per_worker == 16
-    with pytest.raises(UserError, match="give one of them"):
-        with_settings(recipe, {"total_envs": 64, "num_envs": 8})
-
-
-def test_two_numbers_of_environments_are_refused(arcadia, tmp_path):
-    sizes = ("--num-envs", 8, "--total-envs", 64)
-    assert_one_line(arcadia("train", "pong", *sizes, "--run-dir", tmp_path / "run"), "give one of them")
-    assert not (tmp_path / "run").exists()
+    assert parse_config([env, "--total_envs=64", "--num-workers", "4"], prog="arcadia train") == by_command
+    both = ["--total-envs", "64", "--num-envs", "8"]
+    assert parse_config([env, *both], prog="arcadia train").envs_per_worker == 8, "as it is given to each"
 
 
 def test_a_signal_while_arguments_are_parsed_is_no_mistake_in_them(arcadia, monkeypatch):

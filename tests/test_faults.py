@@ -320,6 +320,7 @@ def test_a_run_whose_terminal_is_closed_stops_with_a_checkpoint_unless_under_noh
     pid, terminal = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be under nohup
+        os.environ.pop("PYTHONUNBUFFERED", None)
         os.chdir(tmp_path)
         os.execvp(command[0], list(map(str, command)))
     os.set_blocking(terminal, False)

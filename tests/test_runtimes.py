@@ -151,9 +151,12 @@ def test_a_pass_has_as_many_minibatches_as_were_asked_for(tmp_path, num_envs, nu
     assert final(tmp_path / "run").counters[:, UPDATES].tolist() == [2 * parts]
 
 
-def test_training_runs_in_a_thread_too(tmp_path):
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(train, cartpole(tmp_path / "run")).result().reason == "total_steps"
+@pytest.mark.parametrize("runtime", ["serial", "hogwild"])
+def test_training_runs_in_a_thread_too(tmp_path, runtime):
+    for number in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(train, cartpole(tmp_path / str(number), runtime=runtime, num_workers=1))
+            assert run.result().reason == "total_steps"
 
 
 def test_serial_training_takes_numbers_as_zero_that_processors_are_slow_at(tmp_path):

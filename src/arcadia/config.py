@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Schedule = Literal["constant", "linear", "log_episodes"]
-EVALUATION_SEED = 1_000_000  # of whole games, never one that training uses, unless another is given
+EVALUATION_SEED = 1_000_000  # of evaluations of a finished run, by default; training uses no such seed
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def evaluate_run(
     greedy: bool = False,
     best: bool = False,
     num_envs: int = 64,
-    seed: int = 1_000_000,
+    seed: int = EVALUATION_SEED,
     env: str | None = None,
     noop_max: int | None = None,
     record: bool = False,

@@ -1,11 +1,12 @@
 """Live progress of a run: a table in a terminal, plain lines in a pipe."""
 
 import contextlib
+import errno
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -116,7 +117,7 @@ def one_line(text: str) -> str:
 
 
 class _Console(Console):
-    """A console whose reader may leave, as in `arcadia train | head`: it says no more."""
+    """A console whose reader may leave, as in `arcadia train | head`: then it says no more."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -151,8 +152,17 @@ class Display:
         traceback: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            with contextlib.suppress(OSError):
+            with self._writing():
                 self._live.stop()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Give a terminal up that is gone; other failures, such as a full disk's, may pass."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self._console.on_broken_pipe()
 
     def update(self, progress: Progress) -> None:
         """Show progress: redraw the table, or print a line every 10 s."""
@@ -162,7 +172,7 @@ class Display:
             if len(history) > 1 and self._console.encoding.startswith("utf"):
                 line = f"{sparkline(history, SPARKLINE_WIDTH)} {min(history):.2f} to {max(history):.2f}"
                 shown = Group(shown, Text(f"score        {line}"))
-            with contextlib.suppress(OSError):
+            with self._writing():
                 self._live.update(shown, refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
@@ -178,6 +188,6 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line above the live table."""
-        with contextlib.suppress(OSError):
+        with self._writing():
             self._console.print(Text(one_line(text)), soft_wrap=True)
             self._console.file.flush()

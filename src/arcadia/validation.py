@@ -71,7 +71,6 @@ _BOUNDS = {
 
 
 MAX_LAYERS = 16
-TWO_SIZES = "num_envs are those of each worker, total_envs those of all together: give one of them"
 MAX_ROLLOUT = 2**20  # rows
 
 
@@ -127,10 +126,8 @@ def with_settings(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: names an unknown setting (and the closest one), or a value that is unusable.
     """
-    if settings.get("total_envs") is not None:
-        if settings.get("num_envs") is not None:
-            raise UserError(TWO_SIZES)
-        settings = {"num_envs": None} | settings
+    if "total_envs" in settings:
+        settings = {"num_envs": None} | settings  # in place of the recipe's
     data = config.to_dict()
     sections = [section for section in data.values() if isinstance(section, dict)]
     for name, value in settings.items():

@@ -1,5 +1,6 @@
 """The command line: arcadia train | resume | eval | play | report | recipes | bench."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    print("interrupted", file=sys.stderr)
+    _say("interrupted")
     raise SystemExit(128 + number)
 
 
@@ -63,8 +64,8 @@ def _run(arguments: list[str]) -> int:
     command = commands.get(arguments[0])
     if command is None:
         return _fail(f"unknown command {arguments[0]!r}: choose from {', '.join(commands)}")
-    warnings.showwarning = lambda message, *_: print(  # gymnasium's are coloured
-        f"arcadia: warning: {one_line(uncoloured(str(message)))}", file=sys.stderr
+    warnings.showwarning = lambda message, *_: _say(  # gymnasium's are coloured
+        f"arcadia: warning: {one_line(uncoloured(str(message)))}"
     )
     threading.excepthook = _thread_failed
     try:
@@ -87,5 +88,10 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"arcadia: error: {message}", file=sys.stderr)
+    _say(f"arcadia: error: {message}")
     return code
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(message, file=sys.stderr)

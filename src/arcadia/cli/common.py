@@ -83,10 +83,9 @@ def env_first(arguments: list[str]) -> tuple[list[str], str | None]:
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:
-    """Return the value of `--flag value` or `--flag=value`."""
+    """Return the value of `--a-flag value`, `--a-flag=value` or, as tyro takes it too, `--a_flag value`."""
     for position, argument in enumerate(arguments):
-        if argument == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else next(iter(arguments[position + 1 :]), None)
     return None

@@ -1,6 +1,5 @@
 """arcadia train and resume."""
 
-import signal
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ import tyro
 
 from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, env_first, parse, value_of
-from arcadia.errors import UserError
 
 if TYPE_CHECKING:
     from arcadia.config import TrainConfig
@@ -30,14 +28,11 @@ def parse_config(arguments: list[str], *, prog: str) -> "TrainConfig":
     """Return the settings that options of training ask for; ENV may come first."""
     from arcadia.config import TrainConfig
     from arcadia.recipes import default_recipe, recipe
-    from arcadia.validation import TWO_SIZES
 
     arguments, env = env_first(arguments)
     name = value_of("--recipe", arguments)
     default = recipe(name or default_recipe(env)).config
     if value_of("--total-envs", arguments) is not None:
-        if value_of("--num-envs", arguments) is not None:
-            raise UserError(TWO_SIZES)
         default = replace(default, env=replace(default.env, num_envs=None))
     return parse(
         tyro.conf.OmitArgPrefixes[TrainConfig],
@@ -96,7 +91,7 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
             f"{result.skipped_updates:,} updates were not finite and not applied: see {result.run}/metrics.jsonl",
             stacklevel=1,
         )
-    if quiet or result.signal_number == signal.SIGHUP:  # nobody is there to read
+    if quiet:
         return code
     score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
     time = f"{result.seconds:.0f} seconds" if result.seconds < 60 else f"{result.seconds / 60:.1f} minutes"

@@ -69,7 +69,7 @@ class FlatParameters:
         return torch.cat([segment.parameters.float() for segment in self._segments]).cpu()
 
     def write_gradient(self) -> None:
-        """Write the parameters' gradients, of those that have none 0, into the flat one."""
+        """Copy each parameter's gradient into the flat one: 0 where it has none."""
         offset = 0
         for parameter in self._model.parameters():
             place = self._gradient[offset : offset + parameter.numel()].view(parameter.shape)

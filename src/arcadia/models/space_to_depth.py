@@ -12,7 +12,7 @@ NUMBERS = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 def space_to_depth(images: Tensor, block_size: int, out: Tensor) -> None:
     """Write images [B, C, H, W] as `out` [B, H / n, W / n, C * n * n], with n = block_size and the channels in the
-    order of torch's pixel_unshuffle. Both have one dtype; `out` may be a part of larger blocks.
+    order of torch's pixel_unshuffle. Both have the same dtype; `out` may be a part of larger blocks.
     """
     n = block_size
     batch, channels, height, width = images.shape

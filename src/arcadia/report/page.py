@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import arcadia
+from arcadia.config import EVALUATION_SEED
 from arcadia.errors import UserError
 from arcadia.published import RANDOM_AND_HUMAN, human_normalized, published_scores
 from arcadia.report.runs import AXES, NOT_COMPARED, Group, Run, differences, group, read_run
@@ -46,6 +47,7 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         sections = [_section(env, members, output) for env, members in by_env.items()]
         text = template.render(
+            default_seed=EVALUATION_SEED,
             version=arcadia.__version__,
             date=time.strftime("%Y-%m-%d %H:%M"),
             sections=sections,

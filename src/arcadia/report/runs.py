@@ -144,6 +144,7 @@ def _read_evaluation(file: Path) -> dict[str, Any]:
         "mode": str(evaluation.get("mode")),
         "parameters": "best" if str(evaluation.get("checkpoint")).startswith("best/") else "newest",
         "protocol": evaluation.get("protocol"),
+        "seed": evaluation.get("seed"),
     }
 
 
