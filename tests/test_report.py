@@ -253,6 +253,15 @@ def test_the_page_works_in_a_browser_offline(trained: Path, tmp_path: Path, brow
     assert browser.get_log("browser") == []
 
 
+def test_evaluations_with_other_seeds_are_told_apart(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    file = next((run / "evaluations").glob("*-5.json"))
+    other = json.loads(file.read_text()) | {"seed": 7}
+    file.with_stem(f"{file.stem}-seed-7").write_text(json.dumps(other))
+    page = write_report([run], tmp_path / "out").read_text()
+    assert page.count("5 sampled, newest parameters, seed 7<") == page.count("5 sampled, newest parameters<") == 1
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_ink_of_the_curves_follows_the_color_scheme(
     trained: Path, tmp_path: Path, browser: webdriver.Chrome, scheme: str
