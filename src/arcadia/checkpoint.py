@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import hashlib
 import json
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 import arcadia
 from arcadia.errors import UserError
 from arcadia.files import parse_json, write_atomically
+from arcadia.metrics import MAX_FIGURE
 from arcadia.parameters import ENV_STEPS, SharedState, Snapshot
 
 CHECKPOINTS_KEPT = 3
@@ -189,8 +189,8 @@ def _is_progress(progress: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a score or a time; json reads integers of any size."""
-    return isinstance(value, int | float) and abs(value) < sys.float_info.max
+    """Return whether a value is a score or a time, of which a mean is finite; json reads integers of any size."""
+    return isinstance(value, int | float) and abs(value) < MAX_FIGURE
 
 
 def load_newest(run: Path) -> tuple[Path, Checkpoint] | None:

@@ -1,6 +1,7 @@
 """From an environment id to B environments."""
 
 import contextlib
+import ctypes
 import dataclasses
 import difflib
 import os
@@ -108,11 +109,14 @@ def _warn_of_mujoco(message: str) -> None:
 def _silent(descriptor: int) -> Iterator[None]:
     """Let what a library's C code writes to standard output (1) or standard error (2) disappear."""
     (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    flush_c = ctypes.CDLL(None).fflush  # a pipe gets what C's own buffer holds later
+    flush_c(None)
     kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     try:
         yield
     finally:
+        flush_c(None)
         os.dup2(kept, descriptor)
         os.close(kept)
         os.close(nowhere)
