@@ -93,17 +93,19 @@ def test_the_mean_score_covers_the_last_100_episodes_across_flushes():
     figures.add(report(0.0, (0,), scores=tuple(range(60))))
     figures.flush()
     assert figures.mean_return == 29.5
-    assert not figures.window_is_full
+    assert not figures.reach(29.5)
     figures.add(report(0.0, (0,), scores=tuple(range(60, 107))))
-    assert figures.window_is_full
     assert figures.mean_return == (7 + 106) / 2
+    assert figures.reach(56.5)
+    assert not figures.reach(57)
+    assert not figures.reach(None)
 
 
 def test_a_resumed_run_starts_from_the_scores_of_its_checkpoint():
     figures = RunningFigures([1.0] * 99)
-    assert not figures.window_is_full
+    assert not figures.reach(1)
     figures.add(report(0.0, (0,), scores=(101.0,)))
-    assert figures.window_is_full
+    assert figures.reach(2)
     assert figures.mean_return == 2.0
 
 

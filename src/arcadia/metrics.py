@@ -48,10 +48,10 @@ class RunningFigures:
         """Mean score of the last episodes (at most 100); None before the first."""
         return float(np.mean(self.returns)) if self.returns else None
 
-    @property
-    def window_is_full(self) -> bool:
-        """True once 100 episodes have ended."""
-        return len(self.returns) == WINDOW
+    def reach(self, score: float | None) -> bool:
+        """Return whether 100 episodes have ended and the last 100 average `score`; False where there is none."""
+        mean = self.mean_return
+        return score is not None and mean is not None and mean >= score and len(self.returns) == WINDOW
 
     def flush(self) -> dict[str, float]:
         """Return the figures since the last call, by metric name."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -28,12 +28,13 @@ def parse_config(arguments: list[str], *, prog: str) -> "TrainConfig":
     """Return the settings that options of training ask for; ENV may come first."""
     from arcadia.config import TrainConfig
     from arcadia.recipes import default_recipe, recipe
+    from arcadia.validation import with_settings
 
     arguments, env = env_first(arguments)
     name = value_of("--recipe", arguments)
     default = recipe(name or default_recipe(env)).config
     if value_of("--total-envs", arguments) is not None:
-        default = replace(default, env=replace(default.env, num_envs=None))
+        default = with_settings(default, {"total_envs": default.env.total_envs})
     return parse(
         tyro.conf.OmitArgPrefixes[TrainConfig],
         prog=prog,

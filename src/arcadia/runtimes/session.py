@@ -25,6 +25,7 @@ from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
 from arcadia.runtimes.signals import StopSignals
 from arcadia.runtimes.supervise import Supervisor
+from arcadia.stop_signals import stop_signals_handled
 from arcadia.terminal import Display
 from arcadia.threads import flushed_denormals, one_torch_thread
 from arcadia.validation import validate, with_settings
@@ -131,9 +132,11 @@ def _check_limits(old: RuntimeConfig, new: RuntimeConfig, checkpoint: Checkpoint
                 f"{name} counts from the run's start, and it has {round(count, 2):,}: give more, got {limit:,}"
             )
     figures = RunningFigures(checkpoint.progress.get("recent_returns", ()))
-    score, mean = new.stop_score, figures.mean_return
-    if score is not None and score != old.stop_score and mean is not None and mean >= score and figures.window_is_full:
-        raise UserError(f"stop_score: the last {WINDOW} episodes average {mean:.2f} already: give more, got {score:g}")
+    if new.stop_score != old.stop_score and figures.reach(new.stop_score):
+        raise UserError(
+            f"stop_score: the last {WINDOW} episodes average {figures.mean_return:.2f} already: give more, got "
+            f"{new.stop_score:g}"
+        )
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
@@ -188,11 +191,12 @@ def _session(
         f"{config.env.env}, recipe {config.recipe}, seed {runtime.seed}: {runtime.num_workers} "
         f"{runtime.runtime} worker(s) x {config.envs_per_worker} envs, {config.model.dtype}{where}, in {run}"
     )
+    signals = StopSignals()
     run_workers = run_hogwild if runtime.runtime == "hogwild" else run_serial
     with (
         one_torch_thread(),
         flushed_denormals(),
-        StopSignals() as signals,
+        stop_signals_handled(signals.handle),
         Display(title, quiet=runtime.quiet) as display,
     ):
         if note:

@@ -234,11 +234,10 @@ class Supervisor:
 
     def _stop_reason(self) -> StopReason | None:
         runtime = self._config.runtime
-        mean, score = self._figures.mean_return, runtime.stop_score
         if self.is_interrupted:
             self._display.line("stopping: the workers finish their update (once more to stop at once)")
             return "signal"
-        if score is not None and mean is not None and mean >= score and self._figures.window_is_full:
+        if self._figures.reach(runtime.stop_score):
             return "stop_score"
         if runtime.total_minutes is not None and self.seconds >= 60 * runtime.total_minutes:
             return "total_minutes"
