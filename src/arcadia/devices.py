@@ -1,9 +1,11 @@
 """Where the workers' models are: on the CPU, or on GPUs (A3G) beside shared parameters on the CPU."""
 
 import contextlib
+import gc
 import os
 import statistics
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +16,7 @@ from arcadia.errors import GpuMemoryError, UserError
 
 CPU = torch.device("cpu")
 DRIVER_SECONDS = 10.0  # allowed to nvidia-smi
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "_STATUS_NOT_INITIALIZED")  # cuBLAS's and cuDNN's handles need some too
 
 
 @contextlib.contextmanager
@@ -22,7 +25,7 @@ def translate_gpu_memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "out of memory" not in str(error) and "ALLOC_FAILED" not in str(error):
+        if not any(part in str(error) for part in NO_MEMORY):
             raise
         first = str(error).splitlines()[0]
         raise GpuMemoryError(
@@ -62,7 +65,8 @@ def choose_device(gpu_ids: Sequence[int], worker: int) -> torch.device:
         return CPU
     device = torch.device("cuda", gpu_ids[worker % len(gpu_ids)])
     torch.cuda.set_device(device)  # or pinned memory would take a context on GPU 0
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with warnings.catch_warnings(action="ignore"):  # newer names of this are not all known to PyTorch 2.6
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -131,6 +135,7 @@ class GraphedFunction:
 
     def _capture(self, held: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, Any]:
         """Return a graph that reads `held`, and what it writes."""
+        gc.collect()  # during a capture it might free other graphs, which is an error then
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             aside, captured = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
