@@ -50,7 +50,7 @@ def test_settings_have_the_names_of_the_command_line(tmp_path: Path) -> None:
     [
         ({"learning_rate": 1e-3}, "unknown setting 'learning_rate'; closest: see `arcadia train --help`"),
         ({"num_env": 3}, "unknown setting 'num_env'; closest: num_envs"),
-        ({"lr": -1.0}, "lr must be > 0 and finite, got -1"),
+        ({"lr": -1.0}, r"lr must be > 0 and <= 1e\+06, got -1"),
         ({"lr": "fast"}, "config.optimizer.lr must be float, got 'fast'"),
         ({"hidden_sizes": "big"}, "config.model.hidden_sizes must be a list of int, got 'big'"),
         ({"total_minutes": "1"}, "config.runtime.total_minutes must be float or none, got '1'"),
@@ -221,7 +221,7 @@ def test_a_torso_of_ones_own_is_trained_resumed_and_played(tmp_path: Path, capsy
 )
 def test_a_torso_that_cannot_be_used_is_refused(tmp_path: Path, make_torso: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        arcadia.train("CartPole-v1", make_torso=make_torso, run_dir=tmp_path / "run", **SMALL)
+        arcadia.train("CartPole-v1", make_torso=make_torso, run_dir=tmp_path / "run", total_steps=1, eval_episodes=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,7 +236,6 @@ def test_a_torso_that_cannot_be_traced_is_trained(tmp_path: Path, capsys: pytest
         ({"lr": 0.1}, "resume cannot change lr; it can change gpu_ids, num_workers, "),
         ({"total_steps": 1e6}, "config.runtime.total_steps must be int, got 1000000.0"),
         ({"total_steps": "6000"}, "config.runtime.total_steps must be int, got '6000'"),
-        ({"make_torso": lambda shape: nn.Flatten()}, "make_torso must be a function of a module"),
     ],
 )
 def test_resume_says_what_it_cannot_do_and_leaves_the_run_alone(
@@ -285,3 +284,72 @@ def test_the_example_of_a_gymnasium_loop(tmp_path: Path) -> None:
         observation, reward, *_ = env.step(agent.act(observation, greedy=True))
         score += float(reward)
     assert printed == pytest.approx(score, abs=0.1)
+
+
+MODULE = """
+import gymnasium
+import numpy as np
+from arcadia.envs import GymVectorEnv
+
+class Mine(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, True, False, {}
+
+def make_mine(config, *, num_envs, seed):
+    return GymVectorEnv(Mine, num_envs=num_envs, seed=seed)
+"""
+TRAIN = "num_workers=1, num_envs=2, num_steps=5, total_steps=50, eval_episodes=0, quiet=True"
+
+
+def prompt(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code as at a prompt or in a notebook: workers have no script to import."""
+    (folder / "mine.py").write_text(MODULE)
+    command = [sys.executable, "-c", f"import arcadia, gymnasium\n{code}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"import mine\narcadia.train('mine', make_env=mine.make_mine, {TRAIN})",
+        f"import mine\ngymnasium.register('Mine-v0', entry_point=mine.Mine)\narcadia.train('Mine-v0', {TRAIN})",
+        f"gymnasium.register('Mine-v0', entry_point='mine:Mine')\narcadia.train('Mine-v0', {TRAIN})",
+        f"{MODULE}\narcadia.train('mine', make_env=make_mine, runtime='serial', {TRAIN})",
+    ],
+)
+def test_at_a_prompt_an_environment_of_a_module_is_trained_and_in_one_process_any(tmp_path: Path, code: str) -> None:
+    ended = prompt(tmp_path, code)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (f"{MODULE}\narcadia.train('mine', make_env=make_mine, {TRAIN})", "make_env"),
+        (f"{MODULE}\ngymnasium.register('Mine-v0', entry_point=Mine)\narcadia.train('Mine-v0', {TRAIN})", "env"),
+        (f"class Torso: pass\narcadia.train('CartPole-v1', make_torso=Torso, {TRAIN})", "make_torso"),
+    ],
+)
+def test_what_workers_cannot_import_from_a_prompt_is_named(tmp_path: Path, code: str, name: str) -> None:
+    ended = prompt(tmp_path, code)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"arcadia.errors.UserError: {name}: workers cannot import from a notebook or a prompt: put it in a .py file"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_agent_takes_images_with_their_channels_last_too(tmp_path: Path) -> None:
+    agent = arcadia.load(train(tmp_path / "run", "pong", torso="mlp", frame_size=[36, 40], total_steps=40))
+    frames = np.random.default_rng(0).integers(256, size=agent.observation_shape, dtype=np.uint8)
+    first = agent.act(frames, greedy=True), agent._inputs.clone()
+    agent.reset()
+    assert agent.act(np.moveaxis(frames, 0, -1), greedy=True) == first[0]
+    assert torch.equal(agent._inputs, first[1])
+    with pytest.raises(UserError, match=r"must have shape \(4, 36, 40\), got"):
+        agent.act(np.moveaxis(frames, 0, 1))

@@ -1,10 +1,12 @@
 """Checkpoints, run directories, and what a resumed run continues from."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -31,9 +33,10 @@ from arcadia.checkpoint import (
 from arcadia.config import OptimizerConfig, TrainConfig
 from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run
+from arcadia.files import write_atomically
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, UPDATES, SharedState, create_shared_state
-from arcadia.run_directory import load_config, lock_run, new_run
+from arcadia.run_directory import _commit, load_config, lock_run, make_directory, new_run
 from arcadia.runtimes import resume, train
 from arcadia.validation import config_from_dict
 
@@ -691,3 +694,54 @@ def test_counters_of_a_run_count_valid_decisions(tmp_path):
     checkpoint = newest(tmp_path / "run")
     assert checkpoint.counters[0, ENV_STEPS] == 3 * 15 * 4
     assert checkpoint.counters[0].tolist() == [180, 180, 4, 12]
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    warning = r"cannot be locked \(No locks available\): train it in one process only"
+    with pytest.warns(UserWarning, match=warning), lock_run(tmp_path):
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_a_file_system_that_syncs_no_folder_is_written_to(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def sync_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", sync_files)
+    number = errno.EINVAL
+    write_atomically(tmp_path / "file", [b"whole"])
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        write_atomically(tmp_path / "file", [b"whole"])
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "20260102-030405")
+    config = configure(TOY, "CartPole-v1", tmp_path)
+    name = "runs/CartPole-v1-toy-1-20260102-030405"
+    assert [str(make_directory(config)) for _ in range(3)] == [name, f"{name}-2", f"{name}-3"]
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    Path("runs").touch()
+    assert str(make_directory(config)) == name, "new_run says what is wrong with it"
+
+
+def test_a_package_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):
+    assert _commit() is not None
+    package = tmp_path / "site-packages" / "run_directory.py"
+    package.parent.mkdir()
+    package.touch()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr("arcadia.run_directory.__file__", str(package))
+    assert _commit() is None

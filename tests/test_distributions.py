@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from arcadia.config import LossConfig, ModelConfig
-from arcadia.distributions import ActionDistribution, Categorical, DiagonalGaussian, SquashedGaussian
+from arcadia.distributions import ActionDistribution, Categorical, DiagonalGaussian, SquashedGaussian, _log_slope
 from arcadia.envs import EnvSpec
 from arcadia.loss import Targets, actor_critic_loss
 from arcadia.models import ActorCritic, build_model
@@ -90,6 +90,34 @@ def test_squashed_actions_at_the_bounds_have_a_finite_density_and_gradient() -> 
     assert std.grad is not None
     assert mean.grad.isfinite().all()
     assert std.grad.isfinite().all()
+
+
+def test_what_lies_beyond_the_edges_of_a_squashed_gaussian_has_the_probability_of_its_tails() -> None:
+    mean, std = torch.tensor([[5.0], [-6.0], [9.0]], dtype=torch.float64), torch.full((3, 1), 2.0, dtype=torch.float64)
+    distribution = SquashedGaussian(mean, std)
+    edge = float(np.arctanh(1 - 1e-6))
+    gaussian = torch.distributions.Normal(mean, std)
+    lower, upper = (
+        distribution.log_prob(torch.full((3, 1), side * (1 - 1e-6), dtype=torch.float64)) for side in (-1, 1)
+    )
+    torch.testing.assert_close(lower.exp(), gaussian.cdf(torch.tensor(-edge))[:, 0])
+    torch.testing.assert_close(upper.exp(), 1 - gaussian.cdf(torch.tensor(edge))[:, 0])
+    before = torch.linspace(-edge, edge, 200_001, dtype=torch.float64)[1:-1].view(-1, 1, 1)
+    density = (distribution.log_prob(before.tanh().expand(-1, 3, 1)) + _log_slope(before)[..., 0]).exp()
+    total = torch.trapezoid(density, before[..., 0], dim=0) + lower.exp() + upper.exp()
+    torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_the_score_of_a_saturated_squashed_gaussian_is_0_on_average() -> None:
+    """Actions that are all the same cannot tell which mean is better."""
+    mean, std = torch.full((20_000, 1), 9.0, requires_grad=True), torch.full((20_000, 1), 0.9, requires_grad=True)
+    distribution = SquashedGaussian(mean, std)
+    action = distribution.sample(torch.Generator().manual_seed(0)).detach()
+    distribution.log_prob(action).sum().backward()
+    assert mean.grad is not None
+    assert std.grad is not None
+    assert abs(float(mean.grad.mean())) < 0.02
+    assert abs(float(std.grad.mean())) < 0.04
 
 
 def test_categorical_agrees_with_torch_distributions() -> None:

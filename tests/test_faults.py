@@ -83,11 +83,14 @@ def test_killed_processes_are_replaced_and_the_counters_stay_exact(start, tmp_pa
     cli.wait_until(lambda: len(cli.workers()) == 3 and env_steps(run) > before, "learning")
     stop(cli)
     assert_counted_exactly(run)
-    assert {row["why"] for row in restarts(run)} == {"was killed by SIGKILL"}
+    assert {row["why"] for row in restarts(run)} == {"was killed by SIGKILL, as Linux does where memory is short"}
     assert {row["process"] for row in restarts(run)} <= {"worker-0", "worker-1", "evaluator"}
     assert max(handles[-3:]) <= max(handles[:3]) + 3, "of a process that is just starting"
     for row in restarts(run):
-        assert f"{row['process']} was killed by SIGKILL; started again" in cli.stdout.read_text()
+        assert (
+            f"{row['process']} was killed by SIGKILL, as Linux does where memory is short; started again"
+            in cli.stdout.read_text()
+        )
 
 
 def test_a_stopped_worker_is_named_and_replaced_in_time(start, tmp_path):
@@ -106,7 +109,10 @@ def test_a_stopped_worker_is_named_and_replaced_in_time(start, tmp_path):
     stop(cli)
     assert_counted_exactly(run)
     assert [row["process"] for row in restarts(run)] == ["worker-1"]
-    assert re.search("worker-1 showed no sign of life for 3 s and was killed; started again", cli.stdout.read_text())
+    assert re.search(
+        r"worker-1 showed no sign of life for 3 s \(heartbeat_seconds\) and was killed; started again",
+        cli.stdout.read_text(),
+    )
 
 
 def test_the_fork_server_is_replaced_with_all_that_it_started(start, tmp_path):

@@ -284,3 +284,90 @@ def test_actions_that_do_not_start_at_0_are_refused() -> None:
     box = gymnasium.spaces.Box(0, 1, (4,))
     with pytest.raises(UserError, match="action space"):
         GymVectorEnv(lambda: _Spaces(box, gymnasium.spaces.Discrete(2, start=1)), num_envs=B, seed=0)
+
+
+class _Drawn(gymnasium.Env[Any, Any]):
+    """Random images of a shape and dtype; `info` is never twice of one kind."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type = np.uint8, high: float = 255) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, high, shape, dtype)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        self.drawn: list[np.ndarray] = []
+
+    def _draw(self) -> tuple[np.ndarray, dict[str, Any]]:
+        self.drawn.append(self.observation_space.sample())
+        kinds = [3, "three", None, np.zeros(len(self.drawn)), {"three": [3]}]
+        return self.drawn[-1], {"kind": kinds[self.np_random.integers(len(kinds))]}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self._draw()
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, info = self._draw()
+        return observation, 0.0, False, False, info
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_last"),
+    [((6, 7, 3), True), ((9, 8, 1), True), ((3, 6, 7), False), ((4, 4, 4), False), ((7, 3, 6), False)],
+)
+def test_channels_come_first_wherever_an_environment_has_them(shape: tuple[int, ...], is_last: bool) -> None:
+    made: list[_Drawn] = []
+
+    def make() -> _Drawn:
+        made.append(_Drawn(shape))
+        return made[-1]
+
+    env = GymVectorEnv(make, num_envs=B, seed=0)
+    expected_shape = (shape[2], *shape[:2]) if is_last else shape
+    assert env.spec.observation_shape == expected_shape
+    assert env.spec.frame_channels == expected_shape[0], "each channel has statistics of its own"
+    observations = [env.reset(), *(env.step(np.zeros(B, np.int64)).observation for _ in range(3))]
+    for t, observation in enumerate(observations):
+        assert observation.shape == (B, *expected_shape)
+        assert observation.flags.c_contiguous
+        for b in range(B):
+            drawn = made[b].drawn[t]
+            for c in range(expected_shape[0]):
+                assert (observation[b, c] == (drawn[:, :, c] if is_last else drawn[c])).all()
+
+
+def test_only_bytes_are_pixels() -> None:
+    for dtype, high, is_pixels in ((np.uint8, 255, True), (np.float32, 1, False), (np.int64, 9, False)):
+        env = GymVectorEnv(lambda dtype=dtype, high=high: _Drawn((3, 6, 7), dtype, high), num_envs=B, seed=0)
+        assert env.spec.is_image
+        assert env.spec.is_pixels == is_pixels
+
+
+def test_what_info_holds_does_not_matter() -> None:
+    env = GymVectorEnv(lambda: _Drawn((2, 6, 7)), num_envs=B, seed=0)
+    env.reset()
+    for _ in range(50):
+        env.step(np.zeros(B, np.int64))
+
+
+def test_a_time_limit_of_ones_own_takes_the_place_of_the_environments() -> None:
+    env = make_vector_env(EnvConfig(env="Pendulum-v1", max_episode_steps=7), num_envs=B, seed=3)
+    env.reset()
+    truncated = [env.step(np.zeros((B, 1), np.float32)).truncated.all() for _ in range(8)]
+    assert truncated == [False] * 6 + [True, False]
+
+
+@pytest.mark.parametrize("make", [lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make_vec("CartPole-v1")])
+def test_what_is_no_vector_environment_of_ours_is_refused(make: Any) -> None:
+    with pytest.raises(UserError, match="make_env must return a VectorEnv, such as"):
+        spec_of(EnvConfig(env="mine"), lambda config, **_: make())
+
+
+def test_whole_numbers_are_the_nearest_ones() -> None:
+    rescale = ActionRescaler(gymnasium.spaces.Box(0, 10, (2,), np.int64))
+    action = np.array([[-1, 1 - 1e-6], [0.13, -0.13]], np.float32)
+    assert rescale(action).tolist() == [[0, 10], [6, 4]]
+    assert rescale(action).dtype == np.int64
+
+
+def test_as_many_environments_as_asked_for() -> None:
+    with pytest.raises(UserError, match="make_env must return as many environments as num_envs says, got 3 instead"):
+        spec_of(EnvConfig(env="mine"), lambda config, **_: _cart_pole())

@@ -245,6 +245,15 @@ def test_normalized_advantages_have_mean_0_and_std_1_over_valid_rows(advantage: 
     assert valid.argsort().tolist() == plain.advantage[rollout.valid].argsort().tolist()
 
 
+def test_a_single_advantage_stays_as_it_is() -> None:
+    rollout = _rollout()
+    rollout.valid[:] = False
+    rollout.valid[1, 0] = True
+    plain, normalized = (compute_targets(rollout, LossConfig(normalize_advantage=on)) for on in (False, True))
+    assert float(plain.advantage[1, 0]) != 0
+    assert torch.equal(normalized.advantage, plain.advantage)
+
+
 @pytest.mark.parametrize("normalize_advantage", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum_over_steps"])
 def test_rollout_without_a_valid_row_teaches_nothing(reduction: str, normalize_advantage: bool) -> None:

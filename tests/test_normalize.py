@@ -381,3 +381,15 @@ def test_rewards_are_what_they_are_before_the_first_statistics_and_a_nan_leaves_
     carried = discounted_sums(torch.tensor([[math.nan], [1.0], [2.0]]), torch.zeros(1), ended, 0.5, out=out)
     assert out.isnan().flatten().tolist() == [True, True, False]
     assert carried.tolist() == [1.0]
+
+
+def test_images_that_are_no_bytes_are_standardized_as_vectors_are() -> None:
+    """Planes of 0 and 1 would all but vanish beside what pixels' deviations are kept above, or divided by 255."""
+    spec = EnvSpec((2, HEIGHT, WIDTH), np.dtype(np.float32), 2, frame_channels=2)
+    normalizer = _normalizer(spec)
+    rows = np.random.default_rng(0).integers(2, size=(T * B, 2, HEIGHT, WIDTH)).astype(np.float32)
+    assert torch.equal(_apply(normalizer, rows), torch.from_numpy(rows)), "before the first statistics"
+    normalizer.load(_gather(normalizer, rows))
+    expected = (rows - rows.mean(0)) / np.sqrt(rows.astype(float).var(0) + 1e-4)
+    np.testing.assert_allclose(_apply(normalizer, rows).numpy(), expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(_apply(_normalizer(spec, "scale"), rows), torch.from_numpy(rows))

@@ -338,3 +338,12 @@ def test_the_folder_of_a_run_is_told_apart_from_the_run(tmp_path: Path, capsys: 
     for command in ("report", "eval", "play", "resume"):
         assert main([command, str(tmp_path)]) == 2
         assert f"it holds no config.json; the newest run in it is {tmp_path / 'new'}" in capsys.readouterr().err
+
+
+def test_a_run_without_figures_is_left_out_of_a_report_of_several(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [1.0, 2.0]) for name in ("a", "b")]
+    (runs[1] / "metrics.jsonl").write_text("")
+    with pytest.warns(UserWarning, match=f"{runs[1]} has no figures yet: it is left out"):
+        page = write_report(runs, tmp_path / "report")
+    assert "report" in page.read_text()
+    assert str(runs[1]) not in page.read_text()

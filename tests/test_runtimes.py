@@ -45,6 +45,7 @@ from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
 from arcadia.run_directory import load_config
 from arcadia.runtimes import resume, train
+from arcadia.runtimes.hogwild import num_cores
 from arcadia.runtimes.session import default_workers
 
 
@@ -185,7 +186,8 @@ def test_rollouts_without_a_valid_row_do_no_harm(tmp_path):
     checkpoint = final(tmp_path / "run")
     assert checkpoint.parameters.isfinite().all()
     assert checkpoint.env_steps == 90
-    assert checkpoint.counters[0, UPDATES] >= 2 * 95, "resets took part"
+    assert checkpoint.counters[0, UPDATES] == 2 * 90, "nothing is learned from resets alone"
+    assert checkpoint.counters[0, EPISODES] == 6
     for row in read_metrics(tmp_path / "run"):
         assert all(value == value for key, value in row.items() if key != "kind"), row
 
@@ -344,6 +346,15 @@ def test_one_worker_per_core_but_no_more_than_environments_to_share(monkeypatch)
     assert default_workers(EnvConfig(total_envs=24)) == 24
     monkeypatch.setattr("arcadia.runtimes.session.num_cores", lambda: 2)
     assert default_workers(EnvConfig(total_envs=24)) == 2
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("", 8)])
+def test_a_container_has_the_cores_that_it_is_given_the_time_of(tmp_path, monkeypatch, limit, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("arcadia.runtimes.hogwild.CPU_LIMIT", tmp_path / "cpu.max")
+    assert num_cores() == 8
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert num_cores() == cores
 
 
 def test_learning_rate_and_entropy_weight_of_all_workers_are_logged(tmp_path):

@@ -1,5 +1,7 @@
 """What a person sees while a run goes on, in terminals of all kinds."""
 
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from arcadia.terminal import Progress, sparkline, table, workers
+from arcadia.terminal import Progress, plain, sparkline, table, workers
 
 PROGRESS = Progress(
     env_steps=123_456_789,
@@ -83,3 +85,26 @@ def test_in_a_terminal_of_80_by_24(tmp_path: Path, environment: str) -> None:
         subprocess.run([*tmux, "kill-server"], check=False)
     assert screen.count("env steps") == screen.count("time left") == 1
     assert ("\x1b[36m" in screen) == (environment == ""), "cyan labels"
+
+
+def test_the_mean_names_how_many_episodes_it_is_of() -> None:
+    assert "mean-100 -12.34" in plain(PROGRESS)
+    assert "mean-3 -12.34" in plain(PROGRESS._replace(num_returns=3))
+    assert "mean-100 - " in plain(PROGRESS._replace(num_returns=0, mean_return=None))
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+    code = (
+        "from test_terminal import PROGRESS\nfrom arcadia.terminal import Display\n"
+        "with Display('title') as display: display.update(PROGRESS)"
+    )
+    folder = Path(__file__).parent
+    environment = os.environ | {"TERM": "dumb", "PYTHONPATH": str(folder)}
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True, timeout=60)
+        os.close(theirs)
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+    assert "env_steps 123,456,789" in shown

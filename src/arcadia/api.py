@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from arcadia.config import EVALUATION_SEED, EnvConfig, TrainConfig
-from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, find, make_vector_env
+from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, find, make_vector_env, with_registration
 from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
 from arcadia.parameters import Snapshot
 from arcadia.player import load_snapshot
-from arcadia.processes import check_importable, end_where_imported
+from arcadia.processes import can_import_main, check_importable, end_where_imported
 from arcadia.recipes import default_recipe
 from arcadia.recipes import recipe as find_recipe
 from arcadia.run_directory import load_config
@@ -37,7 +37,8 @@ def train(
 ) -> TrainResult:
     """Train a new agent, as `arcadia train` does; the result names the run directory.
 
-    Workers import the script that calls this: it does so under `if __name__ == "__main__":`.
+    Workers import the script that calls this: it does so under `if __name__ == "__main__":`. Ctrl-C ends training, not
+    the script: the result's reason is then "signal".
 
     Args:
         env: id of the environment, or any name where `make_env` is given.
@@ -56,7 +57,6 @@ def train(
     end_where_imported()
     if not isinstance(env, str):
         raise UserError(f"env must be the name of an environment, got {env!r}")
-    check_importable(make_env=make_env, make_torso=make_torso)
     if make_env is not make_vector_env:
         _check_name(env)
         recipe = recipe or "control"
@@ -64,7 +64,7 @@ def train(
     if make_torso is not None:
         settings["torso"] = "custom"
     config = with_settings(find_recipe(recipe).config, settings | {"env": env})
-    return run_training(config, make_env=_with_torso(make_env, make_torso))
+    return run_training(config, make_env=_for_workers(config, make_env, make_torso))
 
 
 def resume(
@@ -84,8 +84,27 @@ def resume(
     known = {name for name in inspect.signature(resume_training).parameters if name not in ("run", "make_env")}
     if unknown := settings.keys() - known:
         raise UserError(f"resume cannot change {min(unknown)}; it can change {', '.join(sorted(known))}")
-    check_importable(make_env=make_env, make_torso=make_torso)
-    return resume_training(Path(run), make_env=_with_torso(make_env, make_torso), **settings)
+    make_env = _for_workers(load_config(Path(run)), make_env, make_torso)
+    return resume_training(Path(run), make_env=make_env, **settings)
+
+
+def _for_workers(config: TrainConfig, make_env: EnvFactory, make_torso: TorsoFactory | None) -> EnvFactory:
+    """Return what builds environments in workers too.
+
+    Raises:
+        UserError: workers could not import it.
+    """
+    if config.runtime.runtime == "hogwild":
+        check_importable(make_env=make_env, make_torso=make_torso)
+        if make_env is make_vector_env:
+            registered = with_registration(config.env.env)
+            try:
+                check_importable(env=registered)
+                make_env = registered
+            except UserError:  # workers know what the main module registers as they import it
+                if not can_import_main():
+                    raise
+    return _with_torso(make_env, make_torso)
 
 
 def _check_name(env: str) -> None:
@@ -201,13 +220,15 @@ class Agent:
         """Return an action as the environment's own `step` takes it: [] int64 or, if continuous, [D].
 
         Args:
-            observation: [*observation_shape], raw.
+            observation: [*observation_shape], raw; images may have their channels last.
             greedy: the most probable action instead of a sampled one.
 
         Raises:
             UserError: the observation has another shape, or is not finite.
         """
         observation = np.asarray(observation)
+        if observation.ndim == 3 and observation.shape != self.observation_shape:
+            observation = np.moveaxis(observation, -1, 0)
         if observation.shape != self.observation_shape:
             raise UserError(f"observation must have shape {self.observation_shape}, got {observation.shape}")
         if not np.isfinite(observation).all():

@@ -30,7 +30,8 @@ from arcadia.errors import DivergedError, GpuMemoryError, ProcessError, summary_
 from arcadia.stop_signals import stop_signals_blocked
 
 STOP_SECONDS = 3.0  # children that have not ended by then are killed
-START_SECONDS = 300.0  # allowed to a child for its imports and environments, before its first sign of life
+START_SECONDS = 300.0  # allowed to a child for its imports, its environments' first reset and its model's first use
+START_SIGNS = 4  # of life, that it shows before its first step
 BREATH_SECONDS = 0.5
 SERVER_DIED = 255  # the exit code that multiprocessing makes up
 MAX_TRACEBACK = 10_000  # characters
@@ -145,7 +146,8 @@ class Child:
         beat = int(self._heartbeat[0])
         self._silent_seconds = self._silent_seconds + elapsed if beat == self._last_beat else 0.0
         self._last_beat = beat
-        allowed = heartbeat_seconds if self.signs_of_life > 1 else max(START_SECONDS, heartbeat_seconds)
+        has_begun = self.signs_of_life > START_SIGNS
+        allowed = heartbeat_seconds if has_begun else max(START_SECONDS, heartbeat_seconds)
         if self._silent_seconds > allowed and not self._is_hung:
             self._is_hung = True
             self._process.kill()
@@ -188,9 +190,11 @@ class Child:
             why, text, is_final = self._failure
             return Death(self.name, why, text, is_final, is_external, self.signs_of_life)
         if self._is_hung:
-            why = f"showed no sign of life for {self._silent_seconds:.0f} s and was killed"
+            why = f"showed no sign of life for {self._silent_seconds:.0f} s (heartbeat_seconds) and was killed"
         elif code < 0:
             why = f"was killed by {_signal_name(-code)}"
+            if -code == signal.SIGKILL:
+                why += ", as Linux does where memory is short"
             is_external = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         elif code == SERVER_DIED:
             why, is_external = "ended with the server that had forked it", True

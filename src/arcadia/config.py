@@ -42,7 +42,7 @@ class EnvConfig:
     refill_on_life_loss: bool = False
     """Atari: after a lost life the newest frame fills the whole stack."""
     max_episode_steps: int | None = None
-    """Atari: time limit in decisions. Default: the one that the id promises."""
+    """Time limit in decisions. Default: the one that the id promises."""
     stagger: bool = False
     """Gymnasium: in training, environment b of B is truncated once, after b / B of its time limit, so that a rollout
     sees games at every stage. The cut games teach, but are no scores."""

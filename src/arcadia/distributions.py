@@ -79,7 +79,11 @@ class DiagonalGaussian(NamedTuple):
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        return (-0.5 * ((action - self.mean) / self.std).square() - self.std.log() - 0.5 * _LOG_TWO_PI).sum(-1)
+        return self.log_density(action).sum(-1)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the log density of each number [..., D]."""
+        return -0.5 * ((x - self.mean) / self.std).square() - self.std.log() - 0.5 * _LOG_TWO_PI
 
     def entropy(self) -> Tensor:
         return (0.5 + 0.5 * _LOG_TWO_PI + self.std.log()).sum(-1)
@@ -92,7 +96,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class SquashedGaussian(NamedTuple):
-    """tanh of independent normal distributions: D numbers in (-1, 1).
+    """tanh of independent normal distributions: D numbers in (-1, 1), those beyond +-_EDGE put there.
 
     Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
     """
@@ -112,8 +116,11 @@ class SquashedGaussian(NamedTuple):
         return self.mean.tanh()
 
     def log_prob(self, action: Tensor) -> Tensor:
+        """Return the log density and, of dimensions at an edge, the log probability of all that is put there."""
         before = action.clamp(-_EDGE, _EDGE).atanh()
-        return self._gaussian.log_prob(before) - _log_slope(before).sum(-1)
+        inside = self._gaussian.log_density(before) - _log_slope(before)
+        beyond = torch.special.log_ndtr((before.sign() * self.mean - before.abs()) / self.std)
+        return torch.where(action.abs() >= _EDGE, beyond, inside).sum(-1)
 
     def entropy(self) -> Tensor:
         """Return the entropy of the Gaussian plus the mean of log |d tanh|, by quadrature."""

@@ -1,6 +1,7 @@
 """Files of a run: written whole or not at all, read within limits."""
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -28,6 +29,9 @@ def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # of file systems that sync no folder
+            raise
     finally:
         os.close(directory)
 

@@ -38,7 +38,7 @@ def compute_targets(rollout: Rollout, config: LossConfig) -> Targets:
         advantage = gae(rollout.reward, rollout.value, discount, trace, config.gae_lambda)
         return_ = advantage + rollout.value[:-1]
     chosen = advantage[rollout.valid & ~rollout.forced]
-    if config.normalize_advantage and len(chosen) > 0:
+    if config.normalize_advantage and len(chosen) > 1:  # of a single one nothing would be left
         advantage = (advantage - chosen.mean()) / (chosen.std(correction=0) + 1e-8)
     return Targets(advantage, return_)
 

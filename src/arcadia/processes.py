@@ -89,13 +89,21 @@ class Children:
             child.kill()
 
 
+def can_import_main() -> bool:
+    """Return whether children can import the main module, as multiprocessing itself tells: a notebook's they cannot."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is not None or hasattr(main, "__file__")
+
+
 def check_importable(**factories: object) -> None:
     """Raise UserError where a child could not import a factory by its name."""
     for name, factory in factories.items():
         try:
-            ForkingPickler.dumps(factory)
+            pickled = bytes(ForkingPickler.dumps(factory))
         except Exception:
             raise UserError(f"{name} must be a function of a module, not a lambda or a local one") from None
+        if not can_import_main() and b"__main__" in pickled:  # the name of its module
+            raise UserError(f"{name}: workers cannot import from a notebook or a prompt: put it in a .py file")
 
 
 def end_where_imported() -> None:

@@ -2,10 +2,13 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import platform
 import subprocess
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,22 @@ TEMPORARY = (  # what a trainer has not written whole
     "checkpoints/.*.safetensors.tmp",
     "videos/.training-*.tmp.mp4",
 )
+
+
+def make_directory(config: TrainConfig) -> Path:
+    """Return a directory for a run that was given none: runs/<env>-<recipe>-<seed>-<time>, and a number if need be."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{config.env.env.replace('/', '-')}-{config.recipe}-{config.runtime.seed}-{stamp}"
+    for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
+        run = Path("runs", name + suffix)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:  # of a run that was started in the same second
+            continue
+        except OSError:  # new_run says why
+            pass
+        return run
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -116,7 +135,7 @@ def _check_entries(run: Path) -> None:
                     is_inside = False
                 if not is_inside:
                     raise UserError(f"{path} is a link that leads out of the run: put there what it points to")
-            elif not path.is_file() and not path.is_dir():
+            elif path.exists() and not path.is_file() and not path.is_dir():
                 raise UserError(f"{path} is neither a file nor a folder: remove it")
 
 
@@ -140,6 +159,8 @@ def lock_run(run: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read(20).strip()
             raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
+        except OSError as error:
+            warnings.warn(f"{run} cannot be locked ({error.strerror}): train it in one process only", stacklevel=2)
         for pattern in TEMPORARY:  # left by a trainer that was killed
             for temporary in run.glob(pattern):
                 temporary.unlink(missing_ok=True)
@@ -163,10 +184,13 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Return the git commit of the source tree, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the git commit of the source tree, if it is one: an installed package may lie in somebody else's."""
+    here = Path(__file__)
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
+            result = subprocess.run(
+                ["git", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=5, check=True
+            )
+    except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() or None

@@ -51,12 +51,17 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _mean_label(progress: Progress) -> str:
+    return f"mean-{progress.num_returns or 100}"
+
+
 def plain(progress: Progress) -> str:
     """Format progress as one line."""
     return (
         f"{duration(progress.seconds)}  env_steps {progress.env_steps:,}  "
         f"{progress.steps_per_s:,.0f} steps/s  episodes {progress.episodes:,}  "
-        f"mean-100 {_score(progress.mean_return)}  best eval {_score(progress.best_evaluation)}  "
+        f"{_mean_label(progress)} {_score(progress.mean_return)}  "
+        f"best eval {_score(progress.best_evaluation)}  "
         f"staleness {progress.figures.get('staleness', 0):.1f}"
     )
 
@@ -68,9 +73,8 @@ def table(progress: Progress, width: int = 80) -> Table:
         return f"{progress.figures[name]:.{digits}f}" if name in progress.figures else "-"
 
     left = "-" if progress.seconds_left is None else duration(progress.seconds_left)
-    mean_label = "mean-100" if progress.num_returns == 100 else f"mean-{progress.num_returns}"
     cells = [
-        ("env steps", f"{progress.env_steps:,}", mean_label, _score(progress.mean_return)),
+        ("env steps", f"{progress.env_steps:,}", _mean_label(progress), _score(progress.mean_return)),
         ("frames", f"{progress.frames:,}", "best eval", _score(progress.best_evaluation)),
         ("steps/s", f"{progress.steps_per_s:,.0f}", "episodes", f"{progress.episodes:,}"),
         ("updates", f"{progress.updates:,}", "staleness", figure("staleness", 2)),
@@ -139,7 +143,7 @@ class Display:
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._console.quiet:
+        if self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.quiet:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
         self.line(self._title)

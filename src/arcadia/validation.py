@@ -50,7 +50,7 @@ _BOUNDS = {
     "num_epochs": _Bounds(1, 1000),
     "num_minibatches": _Bounds(1, 4096),
     "clip_range": _Bounds(0, 1, open_low=True),
-    "lr": _Bounds(0, open_low=True),
+    "lr": _Bounds(0, 1e6, open_low=True),
     "epsilon": _Bounds(0, open_low=True),
     "beta1": _Bounds(0, 1, open_high=True),
     "beta2": _Bounds(0, 1, open_high=True),

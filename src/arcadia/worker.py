@@ -80,7 +80,8 @@ class Worker:
     def update(self) -> UpdateReport:
         """Collect one rollout and learn from it, in one or more passes.
 
-        A gradient that is not finite is not applied. A rollout is counted with the first that is.
+        A gradient that is not finite is not applied. A rollout is counted with the first that is. Nothing is learned
+        from one that holds resets only.
 
         Raises:
             DivergedError: an observation or the policy is not finite, or the gradients of MAX_LOST_ROLLOUTS rollouts
@@ -110,7 +111,8 @@ class Worker:
         losses: list[list[float]] = []
         variance = explained_variance(rollout, targets)
         rollout, targets = rollout.to(self._device), targets.to(self._device)
-        for index in self._minibatches():
+        is_idle = counts.env_steps == 0  # all rows are resets
+        for index in () if is_idle else self._minibatches():
             if staleness or skipped:
                 version = self._store.pull(self._parameters)
                 rollout = replace(rollout, activations=())  # they were those of other parameters
@@ -128,9 +130,9 @@ class Worker:
             losses.append([*torch.stack(loss).tolist(), norm])
 
         if not losses:
-            self._store.count(0, 0, len(collector.episodes), None)
+            self._store.count(0, counts.frames if is_idle else 0, len(collector.episodes), None)
         metrics: dict[str, float] = {}
-        self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
+        self._lost_rollouts = 0 if losses or is_idle else self._lost_rollouts + 1
         self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0
         if losses:
             optimizer = self._config.optimizer
@@ -144,7 +146,7 @@ class Worker:
             worker=self._worker,
             num_steps=self._num_steps,
             env_steps=counts.env_steps if losses else 0,
-            frames=counts.frames if losses else 0,
+            frames=counts.frames if losses or is_idle else 0,
             updates=len(losses),
             skipped=tuple(skipped),
             episodes=collector.episodes,

@@ -12,7 +12,7 @@ from arcadia import fork_server
 from arcadia.cli.common import Run, Switch, parse
 from arcadia.config import EVALUATION_SEED
 from arcadia.errors import UserError
-from arcadia.run_directory import not_a_run
+from arcadia.run_directory import load_config, not_a_run
 
 if TYPE_CHECKING:
     from arcadia.evaluation import Evaluated
@@ -154,9 +154,11 @@ def play(arguments: list[str]) -> int:
 
 
 def _check_video(run: Path, path: Path | None) -> None:
-    """Find out that a video cannot be written before a game is played."""
+    """Find out that a game cannot be shown, or a video not be written, before it is played."""
+    from arcadia.envs import make_camera
     from arcadia.video import check_video_path
 
+    make_camera(load_config(run).env, num_envs=1, seed=0).close()
     if path is None:
         path = run / "videos" / "game.mp4"
         try:

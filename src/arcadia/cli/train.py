@@ -94,12 +94,11 @@ def _run(session: Callable[[], "TrainResult"], *, quiet: bool = False) -> int:
         )
     if quiet:
         return code
-    score = "none yet" if result.mean_return is None else f"{result.mean_return:.2f}"
+    score = "no episode has ended yet"
+    if result.mean_return is not None:
+        score = f"mean score of the last {result.num_returns} episodes {result.mean_return:.2f}"
     time = f"{result.seconds:.0f} seconds" if result.seconds < 60 else f"{result.seconds / 60:.1f} minutes"
-    print(
-        f"{REASONS[result.reason]}: {result.env_steps:,} env_steps in {time}, "
-        f"mean score of the last 100 episodes {score}"
-    )
+    print(f"{REASONS[result.reason]}: {result.env_steps:,} env_steps in {time}, {score}")
     # With the limit that was reached, another session would end at once.
     later = "" if result.reason == "signal" else f" --{result.reason.replace('_', '-')} N"
     print(f"checkpoint written: arcadia eval {result.run}, arcadia resume {result.run}{later}")

@@ -1,6 +1,6 @@
 """Environments behind one interface. Only this package imports gymnasium and ale_py."""
 
-from arcadia.envs.factory import find, game_of, make_camera, make_vector_env, repeats_itself, spec_of
+from arcadia.envs.factory import find, game_of, make_camera, make_vector_env, repeats_itself, spec_of, with_registration
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EmulatedEnv, EnvFactory, EnvSpec, TorsoFactory, VectorEnv
 
@@ -18,4 +18,5 @@ __all__ = [
     "make_vector_env",
     "repeats_itself",
     "spec_of",
+    "with_registration",
 ]

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -178,6 +179,7 @@ def _make(config: EnvConfig, num_envs: int, seed: int, **kwargs: Any) -> "Atari 
     make = _make_bullet if "Bullet" in found else gymnasium.make
     if ".mujoco" in str(gymnasium.spec(found).entry_point):
         make = _make_mujoco
+    kwargs["max_episode_steps"] = config.max_episode_steps
     try:
         return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed, stagger=config.stagger)
     except (gymnasium.error.Error, ImportError) as error:
@@ -189,14 +191,42 @@ def _make(config: EnvConfig, num_envs: int, seed: int, **kwargs: Any) -> "Atari 
     except UserError:
         raise
     except Exception as error:  # whatever the environment's own code raises
-        if kwargs and isinstance(error, TypeError):  # make_camera knows why
+        if "render_mode" in kwargs and isinstance(error, TypeError):  # make_camera knows why
             raise
         raise UserError(f"{found} cannot be built: {summary_of(error)}") from error
 
 
+@dataclass(frozen=True)
+class _WithRegistration:
+    """Builds environments of an id that may be registered in another process only."""
+
+    spec: gymnasium.envs.registration.EnvSpec
+
+    def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
+        gymnasium.registry.setdefault(self.spec.id, self.spec)
+        return make_vector_env(config, num_envs=num_envs, seed=seed)
+
+
+def with_registration(name: str) -> EnvFactory:
+    """Return `make_vector_env`, knowing the gymnasium id `name` as it is registered here, wherever it is called."""
+    spec = gymnasium.registry.get(name)
+    return make_vector_env if spec is None else _WithRegistration(spec)
+
+
 def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpec:
-    """Return the shapes of `config.env`, from one environment that is built and closed."""
+    """Return the shapes of `config.env`, from one environment that is built and closed.
+
+    Raises:
+        UserError: it cannot be built, or `make_env` builds something else.
+    """
     env = make_env(config, num_envs=1, seed=0)
+    if not isinstance(getattr(env, "spec", None), EnvSpec):
+        raise UserError(
+            f"make_env must return a VectorEnv, such as arcadia.envs.GymVectorEnv(make, num_envs=num_envs, seed=seed), "
+            f"got {type(env).__name__}"
+        )
+    if env.num_envs != 1:
+        raise UserError(f"make_env must return as many environments as num_envs says, got {env.num_envs} instead of 1")
     env.close()
     return env.spec
 

@@ -18,6 +18,8 @@ _CUT = "arcadia_cut"  # in gymnasium's `info`
 class GymVectorEnv:
     """B gymnasium environments. Every termination is the end of a game.
 
+    Images may have their channels first or, where that is the smallest size, last: [H, W, C] become [C, H, W].
+
     Args:
         make: builds one environment.
         num_envs: B.
@@ -31,10 +33,9 @@ class GymVectorEnv:
     def __init__(
         self, make: Callable[[], gymnasium.Env[Any, Any]], *, num_envs: int, seed: int, stagger: bool = False
     ) -> None:
-        makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [make] * num_envs
-        if stagger:
-            makers = [partial(_cut, make, b / num_envs) for b in range(num_envs)]
-        self._env = gymnasium.vector.SyncVectorEnv(makers)
+        self._env = gymnasium.vector.SyncVectorEnv(
+            [partial(_Episodes, make, b / num_envs if stagger else 0.0) for b in range(num_envs)]
+        )
         observations, actions = (
             self._env.single_observation_space,
             self._env.single_action_space,
@@ -42,10 +43,20 @@ class GymVectorEnv:
         if not isinstance(observations, Box) or len(observations.shape) not in (1, 3):
             raise UserError(
                 f"observation space {observations} is not supported: wrap the environment so that it "
-                "returns one array, [D] or [stack, H, W]"
+                "returns one array, [D], [C, H, W] or [H, W, C]"
             )
+        shape = observations.shape
+        self._is_channels_last = len(shape) == 3 and shape[2] < min(shape[:2])
+        if self._is_channels_last:
+            shape = (shape[2], *shape[:2])
         num_actions, is_continuous = _actions(actions)
-        self.spec = EnvSpec(observations.shape, np.dtype(observations.dtype), num_actions, is_continuous=is_continuous)
+        self.spec = EnvSpec(
+            shape,
+            np.dtype(observations.dtype),
+            num_actions,
+            frame_channels=shape[0] if len(shape) == 3 else 1,
+            is_continuous=is_continuous,
+        )
         self.num_envs = num_envs
         self.action_names = tuple(map(str, range(num_actions)))
         self.steps_per_s = float(self._env.metadata.get("render_fps", 30))
@@ -58,7 +69,10 @@ class GymVectorEnv:
         observation, _ = self._env.reset(seed=self._seed)
         self._seed = None  # later resets play on with the same random numbers
         self._resetting[:] = False
-        return np.asarray(observation)
+        return self._channels_first(observation)
+
+    def _channels_first(self, observation: Observations) -> Observations:
+        return np.ascontiguousarray(np.moveaxis(observation, -1, 1)) if self._is_channels_last else observation
 
     def step(self, action: Actions) -> Timestep:
         check_actions(action, self.num_envs, self.spec)
@@ -66,7 +80,7 @@ class GymVectorEnv:
         frames = (~self._resetting).astype(np.int64)
         self._resetting = terminated | truncated
         return Timestep(
-            observation,
+            self._channels_first(observation),
             reward.astype(np.float32),
             terminated,
             truncated,
@@ -95,32 +109,34 @@ class GymVectorEnv:
         self._env.close()
 
 
-class _CutOnce(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Truncates the episode that its `limit`-th step belongs to and says so in `info`; the others are whole."""
+class _Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Drops what is in `info`, which gymnasium cannot always put together for several environments.
 
-    def __init__(self, env: gymnasium.Env[Any, Any], limit: int) -> None:
-        super().__init__(env)
-        self._steps_left = limit
+    Args:
+        make: builds the environment.
+        share: of its time limit, if it has one, after which it is truncated once, and `info` says so; 0: never.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], share: float) -> None:
+        super().__init__(make())
+        limit = None if self.env.spec is None else self.env.spec.max_episode_steps
+        self._steps_left = int(share * (limit or 0))
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        observation, _ = self.env.reset(**kwargs)
+        return observation, {}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, _ = self.env.step(action)
         self._steps_left -= 1
-        if self._steps_left == 0 and not (terminated or truncated):
-            truncated, info = True, info | {_CUT: True}
-        return observation, reward, terminated, truncated, info
-
-
-def _cut(make: Callable[[], gymnasium.Env[Any, Any]], share: float) -> gymnasium.Env[Any, Any]:
-    """Build an environment whose play is cut once, after this share of its time limit (0: never)."""
-    env = make()
-    limit = None if env.spec is None else env.spec.max_episode_steps
-    return env if limit is None else _CutOnce(env, int(share * limit))
+        is_cut = self._steps_left == 0 and not (terminated or truncated)
+        return observation, reward, terminated, truncated or is_cut, {_CUT: True} if is_cut else {}
 
 
 class ActionRescaler:
     """Turns actions [B, D] into a space's own numbers: -1 and 1 are its bounds, and what lies outside is clipped.
 
-    A dimension that lacks a bound takes the number as it is.
+    A dimension that lacks a bound takes the number as it is. Whole numbers are the nearest ones.
     """
 
     def __init__(self, space: Box) -> None:
@@ -134,6 +150,8 @@ class ActionRescaler:
 
     def __call__(self, action: Actions) -> Actions:
         scaled: Actions = self._center + action.clip(-self._limit, self._limit) * self._half
+        if np.issubdtype(self._dtype, np.integer):
+            scaled = scaled.round()
         return scaled.astype(self._dtype)
 
 

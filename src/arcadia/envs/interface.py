@@ -19,15 +19,20 @@ class EnvSpec(NamedTuple):
     observation_shape: tuple[int, ...]  # of one environment: (stack * frame_channels, H, W) or (D,)
     observation_dtype: np.dtype[np.generic]
     num_actions: int  # A choices or, of continuous actions, D dimensions
-    frame_channels: int = 1  # of one frame of a stack: 1 or, in colour, 3
+    frame_channels: int = 1  # of one frame of a stack
     is_continuous: bool = False
     make_torso: TorsoFactory | None = None  # the caller's own
     is_emulated: bool = False  # games on an emulator, which any process may build: an EmulatedEnv
 
     @property
     def is_image(self) -> bool:
-        """True for stacks of pixel frames."""
+        """True for [C, H, W]."""
         return len(self.observation_shape) == 3
+
+    @property
+    def is_pixels(self) -> bool:
+        """True for images whose numbers go from 0 to 255."""
+        return self.is_image and self.observation_dtype == np.uint8
 
 
 class VectorEnv(Protocol):
@@ -48,6 +53,8 @@ class VectorEnv(Protocol):
 
     def step(self, action: Actions) -> Timestep:
         """Apply one action to each environment: [B] int64 or, if continuous, [B, D] float32.
+
+        The arrays it returns are not used again by later steps.
 
         -1 and 1 are the bounds of a continuous action, wherever the environment has them, and what lies outside is
         clipped to them; a dimension without bounds takes the number as it is.

@@ -44,7 +44,7 @@ class ObservationNormalizer:
 
     def __init__(self, config: ModelConfig, spec: EnvSpec) -> None:
         self._kind = config.normalization
-        self._is_image = spec.is_image
+        self._is_image, self._is_pixels = spec.is_image, spec.is_pixels
         self._channels = spec.frame_channels
         self._shape = self.input_shape = spec.observation_shape
         self._block_size: int | None = None  # n; None where inputs have the observation's own shape
@@ -61,7 +61,7 @@ class ObservationNormalizer:
         if self._kind == "per_element" and config.normalization_steps is not None:
             self._limit = config.normalization_steps
         self._count = -1.0
-        self._floor = PIXEL_STD_FLOOR if spec.is_image else VECTOR_STD_FLOOR
+        self._floor = PIXEL_STD_FLOOR if spec.is_pixels else VECTOR_STD_FLOOR
         self._mean = torch.zeros(1)
         self._scale = torch.ones(1)
         self.load(torch.zeros(self.size, dtype=torch.float64))
@@ -81,7 +81,7 @@ class ObservationNormalizer:
         if self.size == 0 or statistics[0] == 0:
             self._count = 0.0
             self._scale = torch.ones(1)
-            if self._is_image and self._kind != "none":
+            if self._is_pixels and self._kind != "none":
                 self._scale /= 255
         elif self._kind == "per_element" and statistics[0] != self._count:
             self._count = float(statistics[0])

@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,13 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
         from scipy import stats  # noqa: F401
     except ModuleNotFoundError:
         raise UserError('reports need an extra: pip install "arcadia[report]"') from None
-    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    found = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    runs = [run for run in found if run.train]
+    if not runs:
+        raise UserError(f"{found[0].path} has no figures yet: train it longer")
+    for run in found:
+        if not run.train:
+            warnings.warn(f"{run.path} has no figures yet: it is left out", stacklevel=2)
     by_env: dict[str, list[Run]] = {}
     for run in runs:
         by_env.setdefault(run.game or run.config.env.env, []).append(run)

@@ -97,7 +97,7 @@ def read_run(path: Path) -> Run:
     """Read a run directory.
 
     Raises:
-        UserError: it is not one, or it holds no figures yet.
+        UserError: it is not one.
     """
     config = load_config(path)
     try:
@@ -106,8 +106,6 @@ def read_run(path: Path) -> Run:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}/metrics.jsonl cannot be read ({why}): has the run begun?") from None
     of_kind = {kind: _rows(path, rows, kind) for kind in _FIGURES}
-    if not of_kind["train"]:
-        raise UserError(f"{path} has no figures yet: train it longer")
     return Run(
         path,
         config,
@@ -173,13 +171,16 @@ def group(runs: list[Run], ignore: set[str] = NOT_COMPARED) -> list[Group]:
     """
     groups: dict[str, Group] = {}
     differing = differences(runs, ignore)
+    keys = [json.dumps(values) for values in zip(*differing.values(), strict=True)] or [""] * len(runs)
+    labels = {}
+    for recipe in dict.fromkeys(run.config.recipe for run in runs):
+        indices = [index for index, run in enumerate(runs) if run.config.recipe == recipe]
+        settings = differences([runs[index] for index in indices], ignore)
+        for position, index in enumerate(indices):
+            shown = [f"{name.rpartition('.')[2]} {column[position]}" for name, column in settings.items()]
+            labels[index] = ", ".join([recipe, *shown])
     for index, run in enumerate(runs):
-        key = json.dumps([column[index] for column in differing.values()])
-        siblings = [other for other in runs if other.config.recipe == run.config.recipe]
-        settings = differences(siblings, ignore)
-        position = siblings.index(run)
-        shown = [f"{name.rpartition('.')[2]} {column[position]}" for name, column in settings.items()]
-        groups.setdefault(key, Group(", ".join([run.config.recipe, *shown]), [])).runs.append(run)
+        groups.setdefault(keys[index], Group(labels[index], [])).runs.append(run)
     return list(groups.values())
 
 

@@ -24,7 +24,8 @@ class TrainResult(NamedTuple):
     signal_number: int | None  # where that was the reason
     env_steps: int
     seconds: float  # of training, earlier sessions of a resumed run included
-    mean_return: float | None  # of the last 100 episodes
+    mean_return: float | None  # of the last 100 episodes, or of fewer
+    num_returns: int  # how many
     skipped_updates: int  # that were not finite and so not applied
     is_saved: bool  # whether the last checkpoint could be written
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from arcadia.child import AWAKE_SECONDS, Context, Death
@@ -28,15 +29,19 @@ EVALUATOR_NICENESS = 10
 EVALUATION_SECONDS = 10.0  # between two evaluations of one mode
 FRUITLESS_STARTS = 3  # of one process in a row that failed by itself within FRUITFUL_STEPS: its failure is no accident
 FRUITFUL_STEPS = 100
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time in so many microseconds
 
 Message = list[UpdateReport] | Evaluation | Film
 
 
 def num_cores() -> int:
-    """Return the processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the processors that this process may use, in a container no more than it is given the time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is no limit, or it is "max"
+        return cores
 
 
 def run_hogwild(config: TrainConfig, state: SharedState, supervisor: Supervisor, make_env: EnvFactory) -> StopReason:
@@ -130,7 +135,7 @@ def _record(message: Message, supervisor: Supervisor) -> None:
 
 
 class _WatchedEnv:
-    """Environments that show a sign of life at every step and reset."""
+    """Environments that show a sign of life at every step and after every reset, for the first may take long."""
 
     def __init__(self, env: VectorEnv, context: Context) -> None:
         self._env, self._beat = env, context.beat
@@ -139,8 +144,9 @@ class _WatchedEnv:
         return getattr(self._env, name)
 
     def reset(self) -> Observations:
+        observation = self._env.reset()
         self._beat()
-        return self._env.reset()
+        return observation
 
     def step(self, action: Actions) -> Timestep:
         self._beat()

@@ -19,7 +19,7 @@ from arcadia.metrics import WINDOW, RunningFigures, check_wandb
 from arcadia.models import ActorCritic, FlatParameters, build_model
 from arcadia.models.measure import fastest_dtype
 from arcadia.parameters import ENV_STEPS, EPISODES, SharedState, Snapshot, create_shared_state, take_snapshot
-from arcadia.run_directory import changed_versions, load_config, lock_run, new_run, write_config
+from arcadia.run_directory import changed_versions, load_config, lock_run, make_directory, new_run, write_config
 from arcadia.runtimes.ending import REASONS, TrainResult
 from arcadia.runtimes.hogwild import num_cores, run_hogwild
 from arcadia.runtimes.serial import run_serial
@@ -53,7 +53,8 @@ def train(config: TrainConfig, *, make_env: EnvFactory = make_vector_env) -> Tra
     spec = spec_of(config.env, make_env)
     config = resolve(config, spec)
     model = build_model(config.model, spec, seed=config.runtime.seed)  # one that cannot be built leaves no directory
-    run = Path(config.runtime.run_dir or "")
+    run = Path(config.runtime.run_dir) if config.runtime.run_dir else make_directory(config)
+    config = with_settings(config, {"run_dir": run})
     with new_run(run, config):
         return _session(config, model, _create_state(config, model), run, make_env)
 
@@ -140,7 +141,7 @@ def _check_limits(old: RuntimeConfig, new: RuntimeConfig, checkpoint: Checkpoint
 
 
 def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
-    """Fill in what depends on the machine: workers, dtype and run directory."""
+    """Fill in what depends on the machine: workers, GPUs and dtype."""
     runtime, cores = config.runtime, num_cores()
     gpu_ids = find_gpus(runtime.gpu_ids, runtime.device)
     num_workers = runtime.num_workers or (default_workers(config.env) if runtime.runtime == "hogwild" else 1)
@@ -161,14 +162,7 @@ def resolve(config: TrainConfig, spec: EnvSpec) -> TrainConfig:
     if dtype == "auto":
         is_reproducible = runtime.runtime == "serial" or num_workers == 1
         dtype = "float32" if is_reproducible else fastest_dtype(config, spec)
-    name = config.env.env.replace("/", "-")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    run_dir = runtime.run_dir or f"runs/{name}-{config.recipe}-{runtime.seed}-{stamp}"
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, dtype=dtype),
-        runtime=dataclasses.replace(config.runtime, run_dir=run_dir),
-    )
+    return with_settings(config, {"dtype": dtype})
 
 
 def default_workers(config: EnvConfig) -> int:

@@ -208,6 +208,7 @@ class Supervisor:
             self._state.counter(ENV_STEPS),
             self.seconds,
             self._figures.mean_return,
+            len(self._figures.returns),
             self._skipped_updates,
             is_saved,
         )
