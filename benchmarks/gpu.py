@@ -144,7 +144,7 @@ class Trained(NamedTuple):
     """What was seen of one `arcadia train`."""
 
     seconds: float | None  # from the start of the command until the score was reached, if it was
-    last: dict[str, float]  # row of kind train; empty where the command failed
+    env_steps: int  # 0 where the command failed
 
 
 def train(arguments: str, gpus: list[int], minutes: float) -> Trained:
@@ -162,11 +162,15 @@ def train(arguments: str, gpus: list[int], minutes: float) -> Trained:
                     reached = reached or seconds
                 if seconds >= due or "env_steps" not in line:
                     memory = memory_of_processes() if gpus else []
-                    least, most = min(memory, default=0), max(memory, default=0)
-                    print(f"{line.rstrip()} ({len(memory)} processes on GPUs, {least:,.0f} to {most:,.0f} MiB each)")
+                    print(line.rstrip())
+                    if memory:
+                        print(f"{len(memory)} processes hold {min(memory):,.0f} to {max(memory):,.0f} MiB of GPUs each")
                     due = seconds + CURVE_SECONDS
+        if process.returncode:
+            print(f"exit code {process.returncode}")
+            return Trained(None, 0)
         rows = [row for row in read_metrics(run) if row["kind"] == "train"]
-        return Trained(reached, rows[-1] if rows else {})
+        return Trained(reached, int(rows[-1]["env_steps"]))
 
 
 def memory_of_processes() -> list[float]:
@@ -193,7 +197,7 @@ def pong(gpus: list[int]) -> None:
     for seed in (1, 2, 3):
         trained = train(f"{PONG} --seed {seed}", gpus, minutes=2)
         took = "not reached" if trained.seconds is None else f"{trained.seconds:.1f} s (at most 60)"
-        print(f"seed {seed}: {took}, {trained.last.get('env_steps')} env_steps")
+        print(f"seed {seed}: {took}, {trained.env_steps:,} env_steps")
 
 
 def curve(arguments: str, gpus: list[int]) -> None:

@@ -297,3 +297,15 @@ def test_a_run_that_cannot_be_written_is_one_line(run: Path, tmp_path: Path, cap
 def test_json_output_is_json_alone(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["eval", str(run), "--episodes", "2", "--json", "--videos"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
+
+
+@pytest.mark.parametrize("command", [("play",), ("eval", "--videos")])
+def test_that_an_environment_has_no_pictures_is_found_out_before_it_is_played(tmp_path, command):
+    """A game of this one never ends."""
+    program = [sys.executable, str(Path(__file__).with_name("toy_command.py"))]
+    settings = ["--num-workers", "1", "--num-epochs", "1", "--eval-episodes", "0", "--total-steps", "100", "--quiet"]
+    subprocess.run([*program, "train", "Endless-v0", "--run-dir", "run", *settings], cwd=tmp_path, check=True)
+    ended = subprocess.run([*program, command[0], "run", *command[1:]], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "Endless-v0 has no pictures to show" in ended.stderr
+    assert "playing" not in ended.stderr
