@@ -115,6 +115,15 @@ def test_a_stopped_worker_is_named_and_replaced_in_time(start, tmp_path):
     )
 
 
+def test_first_resets_may_take_longer_than_steps(start, tmp_path):
+    """Two environments of a worker, one after the other, take 4 seconds."""
+    run = tmp_path / "run"
+    cli = train(start, run, "Late-v0", "--eval-episodes", 0, "--heartbeat-seconds", 3)
+    cli.wait_until(lambda: env_steps(run) > 0, "learning")
+    stop(cli)
+    assert not restarts(run)
+
+
 def test_the_fork_server_is_replaced_with_all_that_it_started(start, tmp_path):
     run = tmp_path / "run"
     cli = train(start, run, "Endless-v0", "--eval-episodes", 0)

@@ -11,7 +11,7 @@ import toy_envs
 
 from arcadia.cli import main
 
-for name in ("Crash", "Endless", "Misshapen", "Broken"):
+for name in ("Crash", "Endless", "Late", "Misshapen", "Broken"):
     gymnasium.register(f"{name}-v0", getattr(toy_envs, name), disable_env_checker=True)
 
 if __name__ == "__main__":

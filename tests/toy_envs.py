@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,15 @@ class Endless(Crash):
 
     def step(self, action: int) -> Step:
         return np.zeros(3, np.float32), 1.0, False, False, {}
+
+
+class Late(Endless):
+    """Takes 2 seconds for its first reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        if seed is not None:
+            time.sleep(2)
+        return super().reset(seed=seed)
 
 
 class Unserved(Endless):
