@@ -731,8 +731,10 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, 
     assert [str(make_directory(config)) for _ in range(3)] == [name, f"{name}-2", f"{name}-3"]
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    Path("runs").touch()
-    assert str(make_directory(config)) == name, "new_run says what is wrong with it"
+    for make in (lambda: Path("runs").touch(), lambda: Path("runs").symlink_to("nowhere")):
+        make()
+        assert str(make_directory(config)) == name, "new_run says what is wrong with it"
+        Path("runs").unlink()
 
 
 def test_a_package_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):

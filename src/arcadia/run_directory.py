@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import platform
@@ -33,16 +32,16 @@ def make_directory(config: TrainConfig) -> Path:
     """Return a directory for a run that was given none: runs/<env>-<recipe>-<seed>-<time>, and a number if need be."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.env.env.replace('/', '-')}-{config.recipe}-{config.runtime.seed}-{stamp}"
-    for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-        run = Path("runs", name + suffix)
+    run, number = Path("runs", name), 1
+    while True:
         try:
             run.mkdir(parents=True)
-        except FileExistsError:  # of a run that was started in the same second
-            continue
-        except OSError:  # new_run says why
-            pass
-        return run
-    raise AssertionError
+            return run
+        except OSError:
+            if not run.exists():  # new_run says why
+                return run
+            number += 1  # it is of a run that was started in the same second
+            run = Path("runs", f"{name}-{number}")
 
 
 @contextlib.contextmanager
