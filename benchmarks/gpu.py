@@ -170,7 +170,7 @@ def train(arguments: str, gpus: list[int], minutes: float) -> Trained:
             print(f"exit code {process.returncode}")
             return Trained(None, 0)
         rows = [row for row in read_metrics(run) if row["kind"] == "train"]
-        return Trained(reached, int(rows[-1]["env_steps"]))
+        return Trained(reached, int(rows[-1]["env_steps"]) if rows else 0)
 
 
 def memory_of_processes() -> list[float]:

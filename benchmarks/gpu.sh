@@ -3,7 +3,7 @@
 # NVIDIA's MPS daemon works, the processes use the GPU at the same time instead of in turns; NO_MPS=1 leaves it out.
 # PARTS="exact pong" bash benchmarks/gpu.sh 0 makes some of the checks, on GPU 0.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python="${PYTHON:-python3}"
 if [ -z "${NO_MPS:-}" ] && command -v nvidia-cuda-mps-control >/dev/null; then

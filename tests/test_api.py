@@ -318,6 +318,8 @@ def prompt(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
         f"import mine\narcadia.train('mine', make_env=mine.make_mine, {TRAIN})",
         f"import mine\ngymnasium.register('Mine-v0', entry_point=mine.Mine)\narcadia.train('Mine-v0', {TRAIN})",
         f"gymnasium.register('Mine-v0', entry_point='mine:Mine')\narcadia.train('Mine-v0', {TRAIN})",
+        f"import mine\ngymnasium.register('CartPole-v1', entry_point=mine.Mine)\n"
+        f"assert arcadia.train('CartPole-v1', {TRAIN}).mean_return == 1",
         f"{MODULE}\narcadia.train('mine', make_env=make_mine, runtime='serial', {TRAIN})",
     ],
 )

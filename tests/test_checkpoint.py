@@ -701,7 +701,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    warning = r"cannot be locked \(No locks available\): train it in one process only"
+    warning = r"cannot be locked \(No locks available\): start no second training of it"
     with pytest.warns(UserWarning, match=warning), lock_run(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid())
 

@@ -120,6 +120,13 @@ def test_the_score_of_a_saturated_squashed_gaussian_is_0_on_average() -> None:
     assert abs(float(std.grad.mean())) < 0.04
 
 
+def test_squashed_actions_far_from_the_mean_have_a_finite_gradient() -> None:
+    mean, std = torch.tensor([[3.0]], requires_grad=True), torch.full((1, 1), 1e-5, requires_grad=True)
+    SquashedGaussian(mean, std).log_prob(torch.tensor([[0.5]])).sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.isfinite().all()
+
+
 def test_categorical_agrees_with_torch_distributions() -> None:
     logits = torch.randn(2, N, 4, generator=torch.Generator().manual_seed(0))
     distribution, oracle = Categorical(logits), torch.distributions.Categorical(logits=logits)

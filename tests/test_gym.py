@@ -353,6 +353,10 @@ def test_a_time_limit_of_ones_own_takes_the_place_of_the_environments() -> None:
     env.reset()
     truncated = [env.step(np.zeros((B, 1), np.float32)).truncated.all() for _ in range(8)]
     assert truncated == [False] * 6 + [True, False]
+    env = make_vector_env(EnvConfig(env="Pendulum-v1", max_episode_steps=10_000), num_envs=B, seed=3)
+    env.reset()
+    truncated = [env.step(np.zeros((B, 1), np.float32)).truncated.all() for _ in range(200)]
+    assert truncated == [False] * 199 + [True], "its own limit is lower"
 
 
 @pytest.mark.parametrize("make", [lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make_vec("CartPole-v1")])
@@ -366,8 +370,3 @@ def test_whole_numbers_are_the_nearest_ones() -> None:
     action = np.array([[-1, 1 - 1e-6], [0.13, -0.13]], np.float32)
     assert rescale(action).tolist() == [[0, 10], [6, 4]]
     assert rescale(action).dtype == np.int64
-
-
-def test_as_many_environments_as_asked_for() -> None:
-    with pytest.raises(UserError, match="make_env must return as many environments as num_envs says, got 3 instead"):
-        spec_of(EnvConfig(env="mine"), lambda config, **_: _cart_pole())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from arcadia.config import EVALUATION_SEED, EnvConfig, TrainConfig
-from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, find, make_vector_env, with_registration
+from arcadia.envs import EnvFactory, TorsoFactory, VectorEnv, checked_spec, find, make_vector_env, with_registration
 from arcadia.errors import UserError
 from arcadia.evaluation import evaluate_run, load_run_snapshot
 from arcadia.models import FlatParameters, build_model, torso_dtype
@@ -125,7 +125,7 @@ class _WithTorso:
 
     def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
         env = self.make_env(config, num_envs=num_envs, seed=seed)
-        env.spec = env.spec._replace(make_torso=self.make_torso)
+        env.spec = checked_spec(env)._replace(make_torso=self.make_torso)
         return env
 
 
@@ -226,11 +226,11 @@ class Agent:
         Raises:
             UserError: the observation has another shape, or is not finite.
         """
-        observation = np.asarray(observation)
-        if observation.ndim == 3 and observation.shape != self.observation_shape:
-            observation = np.moveaxis(observation, -1, 0)
+        given = observation = np.asarray(observation)
+        if given.ndim == 3 and given.shape != self.observation_shape:
+            observation = np.moveaxis(given, -1, 0)
         if observation.shape != self.observation_shape:
-            raise UserError(f"observation must have shape {self.observation_shape}, got {observation.shape}")
+            raise UserError(f"observation must have shape {self.observation_shape}, got {given.shape}")
         if not np.isfinite(observation).all():
             raise UserError(f"observation must be finite, got {observation.tolist()}")
         self._model.normalizer.apply(observation[None], self._inputs[0])

@@ -194,7 +194,7 @@ class Child:
         elif code < 0:
             why = f"was killed by {_signal_name(-code)}"
             if -code == signal.SIGKILL:
-                why += ", as Linux does where memory is short"
+                why += " (out of memory?)"
             is_external = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         elif code == SERVER_DIED:
             why, is_external = "ended with the server that had forked it", True

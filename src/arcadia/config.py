@@ -42,7 +42,7 @@ class EnvConfig:
     refill_on_life_loss: bool = False
     """Atari: after a lost life the newest frame fills the whole stack."""
     max_episode_steps: int | None = None
-    """Time limit in decisions. Default: the one that the id promises."""
+    """Time limit in decisions; of gymnasium's environments at most their own. Default: the one that the id promises."""
     stagger: bool = False
     """Gymnasium: in training, environment b of B is truncated once, after b / B of its time limit, so that a rollout
     sees games at every stage. The cut games teach, but are no scores."""
@@ -83,8 +83,8 @@ class ModelConfig:
     reset_on_life_loss: bool = False
     """The recurrent state starts anew after a lost life that ends the return, not only with a game."""
     normalization: Literal["none", "scale", "per_element", "scalar"] = "per_element"
-    """Model input: as it is, divided by 255, or (x - mean) / std: per pixel or dimension, or one decaying mean and std
-    for all of them."""
+    """Model input: as it is, divided by 255 (images of bytes), or (x - mean) / std: per pixel or dimension, or one
+    decaying mean and std for all of them."""
     normalization_steps: int | None = None
     """env_steps after which the mean and std of per_element freeze. Default: never."""
     normalize_rewards: bool = False

@@ -119,8 +119,11 @@ class SquashedGaussian(NamedTuple):
         """Return the log density and, of dimensions at an edge, the log probability of all that is put there."""
         before = action.clamp(-_EDGE, _EDGE).atanh()
         inside = self._gaussian.log_density(before) - _log_slope(before)
-        beyond = torch.special.log_ndtr((before.sign() * self.mean - before.abs()) / self.std)
-        return torch.where(action.abs() >= _EDGE, beyond, inside).sum(-1)
+        is_beyond = action.abs() >= _EDGE
+        distance = (before.sign() * self.mean - before.abs()) / self.std
+        # Others stay out of log_ndtr, whose gradient is not finite everywhere.
+        beyond = torch.special.log_ndtr(torch.where(is_beyond, distance, 0.0))
+        return torch.where(is_beyond, beyond, inside).sum(-1)
 
     def entropy(self) -> Tensor:
         """Return the entropy of the Gaussian plus the mean of log |d tanh|, by quadrature."""

@@ -37,11 +37,13 @@ def make_directory(config: TrainConfig) -> Path:
         try:
             run.mkdir(parents=True)
             return run
-        except OSError:
-            if not run.exists():  # new_run says why
+        except FileExistsError:
+            if not os.path.lexists(run):  # the folder is a link to nowhere, as new_run says
                 return run
             number += 1  # it is of a run that was started in the same second
             run = Path("runs", f"{name}-{number}")
+        except OSError:  # new_run says why
+            return run
 
 
 @contextlib.contextmanager
@@ -159,7 +161,7 @@ def lock_run(run: Path) -> Iterator[None]:
             owner = file.read(20).strip()
             raise UserError(f"{run} is being trained by process {owner}: end that first, or wait for it") from None
         except OSError as error:
-            warnings.warn(f"{run} cannot be locked ({error.strerror}): train it in one process only", stacklevel=2)
+            warnings.warn(f"{run} cannot be locked ({error.strerror}): start no second training of it", stacklevel=2)
         for pattern in TEMPORARY:  # left by a trainer that was killed
             for temporary in run.glob(pattern):
                 temporary.unlink(missing_ok=True)

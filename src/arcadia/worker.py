@@ -9,7 +9,7 @@ import torch
 from arcadia.config import TrainConfig
 from arcadia.devices import choose_device, send, translate_gpu_memory_errors
 from arcadia.envs import EnvFactory
-from arcadia.errors import DivergedError
+from arcadia.errors import DivergedError, UserError
 from arcadia.gradients import Learner
 from arcadia.loss import Targets, compute_targets
 from arcadia.models import FlatParameters, build_model, torso_dtype
@@ -51,6 +51,10 @@ class Worker:
     ) -> None:
         env_seed, action_seed, batch_seed = seeds(config.runtime.seed, worker, restart, 3)
         env = make_env(config.env, num_envs=config.envs_per_worker, seed=env_seed)
+        if env.num_envs != config.envs_per_worker:
+            raise UserError(
+                f"make_env must return num_envs = {config.envs_per_worker} environments, got {env.num_envs}"
+            )
         lengths = config.runtime.num_steps
         self._num_steps = lengths[worker % len(lengths)]
         self._config, self._store, self._worker = config, store, worker
@@ -132,8 +136,9 @@ class Worker:
         if not losses:
             self._store.count(0, counts.frames if is_idle else 0, len(collector.episodes), None)
         metrics: dict[str, float] = {}
-        self._lost_rollouts = 0 if losses or is_idle else self._lost_rollouts + 1
-        self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0
+        if not is_idle:
+            self._lost_rollouts = 0 if losses else self._lost_rollouts + 1
+            self._tainted_rollouts = self._tainted_rollouts + 1 if skipped else 0
         if losses:
             optimizer = self._config.optimizer
             metrics = dict(zip(LOSS_NAMES, map(float, np.mean(losses, axis=0)), strict=True))

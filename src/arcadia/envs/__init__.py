@@ -1,6 +1,15 @@
 """Environments behind one interface. Only this package imports gymnasium and ale_py."""
 
-from arcadia.envs.factory import find, game_of, make_camera, make_vector_env, repeats_itself, spec_of, with_registration
+from arcadia.envs.factory import (
+    checked_spec,
+    find,
+    game_of,
+    make_camera,
+    make_vector_env,
+    repeats_itself,
+    spec_of,
+    with_registration,
+)
 from arcadia.envs.gym import GymVectorEnv
 from arcadia.envs.interface import Camera, EmulatedEnv, EnvFactory, EnvSpec, TorsoFactory, VectorEnv
 
@@ -12,6 +21,7 @@ __all__ = [
     "GymVectorEnv",
     "TorsoFactory",
     "VectorEnv",
+    "checked_spec",
     "find",
     "game_of",
     "make_camera",

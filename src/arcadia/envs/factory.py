@@ -23,6 +23,7 @@ from arcadia.published import RANDOM_AND_HUMAN
 if TYPE_CHECKING:
     from arcadia.envs.atari import Atari
 
+_LIBRARIES = ("gymnasium", "ale_py", "pybullet_envs_gymnasium")  # in whose entry points every process finds their ids
 _EXTRAS = {"box2d": "Box2D", "mujoco": "MuJoCo"}  # named in gymnasium's entry points
 
 
@@ -179,7 +180,8 @@ def _make(config: EnvConfig, num_envs: int, seed: int, **kwargs: Any) -> "Atari 
     make = _make_bullet if "Bullet" in found else gymnasium.make
     if ".mujoco" in str(gymnasium.spec(found).entry_point):
         make = _make_mujoco
-    kwargs["max_episode_steps"] = config.max_episode_steps
+    limits = [limit for limit in (config.max_episode_steps, gymnasium.spec(found).max_episode_steps) if limit]
+    kwargs["max_episode_steps"] = min(limits, default=None)
     try:
         return GymVectorEnv(lambda: make(found, **kwargs), num_envs=num_envs, seed=seed, stagger=config.stagger)
     except (gymnasium.error.Error, ImportError) as error:
@@ -203,14 +205,16 @@ class _WithRegistration:
     spec: gymnasium.envs.registration.EnvSpec
 
     def __call__(self, config: EnvConfig, *, num_envs: int, seed: int) -> VectorEnv:
-        gymnasium.registry.setdefault(self.spec.id, self.spec)
+        gymnasium.registry[self.spec.id] = self.spec
         return make_vector_env(config, num_envs=num_envs, seed=seed)
 
 
 def with_registration(name: str) -> EnvFactory:
     """Return `make_vector_env`, knowing the gymnasium id `name` as it is registered here, wherever it is called."""
     spec = gymnasium.registry.get(name)
-    return make_vector_env if spec is None else _WithRegistration(spec)
+    if spec is None or str(spec.entry_point).startswith(_LIBRARIES):
+        return make_vector_env
+    return _WithRegistration(spec)
 
 
 def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpec:
@@ -220,14 +224,21 @@ def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpe
         UserError: it cannot be built, or `make_env` builds something else.
     """
     env = make_env(config, num_envs=1, seed=0)
+    env.close()
+    return checked_spec(env)
+
+
+def checked_spec(env: VectorEnv) -> EnvSpec:
+    """Return the spec of what a caller's `make_env` built.
+
+    Raises:
+        UserError: it is no VectorEnv.
+    """
     if not isinstance(getattr(env, "spec", None), EnvSpec):
         raise UserError(
             f"make_env must return a VectorEnv, such as arcadia.envs.GymVectorEnv(make, num_envs=num_envs, seed=seed), "
             f"got {type(env).__name__}"
         )
-    if env.num_envs != 1:
-        raise UserError(f"make_env must return as many environments as num_envs says, got {env.num_envs} instead of 1")
-    env.close()
     return env.spec
 
 

@@ -31,7 +31,7 @@ class EnvSpec(NamedTuple):
 
     @property
     def is_pixels(self) -> bool:
-        """True for images whose numbers go from 0 to 255."""
+        """True for images of bytes."""
         return self.is_image and self.observation_dtype == np.uint8
 
 
@@ -54,7 +54,7 @@ class VectorEnv(Protocol):
     def step(self, action: Actions) -> Timestep:
         """Apply one action to each environment: [B] int64 or, if continuous, [B, D] float32.
 
-        The arrays it returns are not used again by later steps.
+        Later steps leave the arrays that it returns alone, for they are read until then.
 
         -1 and 1 are the bounds of a continuous action, wherever the environment has them, and what lies outside is
         clipped to them; a dimension without bounds takes the number as it is.
