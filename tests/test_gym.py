@@ -359,7 +359,9 @@ def test_a_time_limit_of_ones_own_takes_the_place_of_the_environments() -> None:
     assert truncated == [False] * 199 + [True], "its own limit is lower"
 
 
-@pytest.mark.parametrize("make", [lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make_vec("CartPole-v1")])
+@pytest.mark.parametrize(
+    "make", [lambda: None, lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make_vec("CartPole-v1")]
+)
 def test_what_is_no_vector_environment_of_ours_is_refused(make: Any) -> None:
     with pytest.raises(UserError, match="make_env must return a VectorEnv, such as"):
         spec_of(EnvConfig(env="mine"), lambda config, **_: make())

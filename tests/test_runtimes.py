@@ -40,7 +40,7 @@ from arcadia.checkpoint import (
 )
 from arcadia.config import EnvConfig, TrainConfig
 from arcadia.envs import make_vector_env
-from arcadia.errors import DivergedError, ProcessError
+from arcadia.errors import DivergedError, ProcessError, UserError
 from arcadia.metrics import read_metrics
 from arcadia.parameters import ENV_STEPS, EPISODES, FRAMES, UPDATES
 from arcadia.run_directory import load_config
@@ -346,6 +346,13 @@ def test_one_worker_per_core_but_no_more_than_environments_to_share(monkeypatch)
     assert default_workers(EnvConfig(total_envs=24)) == 24
     monkeypatch.setattr("arcadia.runtimes.session.num_cores", lambda: 2)
     assert default_workers(EnvConfig(total_envs=24)) == 2
+
+
+def test_as_many_environments_as_were_asked_for(tmp_path):
+    config = cartpole(tmp_path / "run", num_envs=3, eval_episodes=0)
+    make_two = lambda config, *, num_envs, seed: make_constant_reward(config, num_envs=2, seed=seed)  # noqa: E731
+    with pytest.raises(UserError, match="make_env must return num_envs = 3 environments, got 2"):
+        train(config, make_env=make_two)
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("", 8)])

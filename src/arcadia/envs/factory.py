@@ -224,8 +224,9 @@ def spec_of(config: EnvConfig, make_env: EnvFactory = make_vector_env) -> EnvSpe
         UserError: it cannot be built, or `make_env` builds something else.
     """
     env = make_env(config, num_envs=1, seed=0)
+    spec = checked_spec(env)
     env.close()
-    return checked_spec(env)
+    return spec
 
 
 def checked_spec(env: VectorEnv) -> EnvSpec:
